@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := dev
+
+.PHONY: setup demo test test-oldest style check bench clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	touch $@
+
+demo: setup
+	$(BIN)/hvmodels predict --plot outputs/demo_forecast.png
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-oldest: .venv-oldest/.installed
+	.venv-oldest/bin/python -m pytest
+
+.venv-oldest/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[$(EXTRAS)]"
+	touch $@
+
+style: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: setup
+	$(BIN)/python benchmarks/ltsf_linear.py $(if $(ORIGINAL),--original $(ORIGINAL))
+
+clean:
+	rm -rf $(VENV) .venv-oldest outputs build dist src/*.egg-info

@@ -1,0 +1,32 @@
+"""hvmodels: research methods on human vision and forecasting as Hugging Face models.
+
+`import hvmodels` registers every model, processor and pipeline with the Auto classes of transformers.
+"""
+
+from .methods import METHODS, TASKS, register
+from .models.forecasting import (
+    LTSFLinearConfig,
+    LTSFLinearFeatureExtractor,
+    LTSFLinearForPrediction,
+    LTSFLinearModel,
+    TimeSeries,
+    read_series,
+)
+from .pipelines import TimeSeriesForecastingPipeline
+
+
+__version__ = "0.1.0"
+
+register()
+
+__all__ = [
+    "METHODS",
+    "TASKS",
+    "LTSFLinearConfig",
+    "LTSFLinearFeatureExtractor",
+    "LTSFLinearForPrediction",
+    "LTSFLinearModel",
+    "TimeSeries",
+    "TimeSeriesForecastingPipeline",
+    "read_series",
+]

@@ -1,0 +1,1 @@
+"""Reading and windowing of data sets; no models."""

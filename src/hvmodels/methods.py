@@ -1,0 +1,157 @@
+"""The methods of the package: everything a method registers is declared here, once, in one block."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+
+import transformers
+from transformers import AutoConfig, AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .models import forecasting
+from .pipelines import TimeSeriesForecastingPipeline
+
+
+@dataclass(frozen=True)
+class Task:
+    """A pipeline task.
+
+    Args:
+        name: Name for `pipeline(name)`.
+        pipeline: Pipeline class.
+        auto_model: Name of the Auto class that loads its models.
+        input_type: transformers' kind of input (`"multimodal"` where none fits).
+        hub_tag: The Hub's own tag for the task, `pipeline_tag` of a model card.
+        default_model: Folder inside the package with the model that needs no network, or None.
+    """
+
+    name: str
+    pipeline: type
+    auto_model: str
+    input_type: str
+    hub_tag: str
+    default_model: str | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method.
+
+    Args:
+        name: Name on the command line.
+        title: Name in print.
+        paper: arXiv identifier.
+        original: Repository of the original code.
+        config: Configuration class; its `model_type` is registered.
+        model: Base model.
+        heads: Auto class name to head.
+        feature_extractor: Feature extractor class, if the method has one.
+        image_processor: Image processor class, if the method has one.
+        task: Name of its pipeline task, if there is one.
+        converter: `"module:function"` below `hvmodels.conversion`, loaded when needed.
+    """
+
+    name: str
+    title: str
+    paper: str
+    original: str
+    config: type
+    model: type
+    heads: dict[str, type] = field(default_factory=dict)
+    feature_extractor: type | None = None
+    image_processor: type | None = None
+    task: str | None = None
+    converter: str | None = None
+
+    @property
+    def auto_classes(self) -> dict[str, type]:
+        """Every class of the method by the name of the Auto class that loads it."""
+        classes = {"AutoConfig": self.config, "AutoModel": self.model, **self.heads}
+        if self.feature_extractor is not None:
+            classes["AutoFeatureExtractor"] = self.feature_extractor
+        if self.image_processor is not None:
+            classes["AutoImageProcessor"] = self.image_processor
+        return classes
+
+    def load_converter(self) -> Callable:
+        """The function that turns a checkpoint of the original into model and processor."""
+        module, function = self.converter.split(":")
+        return getattr(import_module(f"hvmodels.conversion.{module}"), function)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="time-series-forecasting",
+            pipeline=TimeSeriesForecastingPipeline,
+            auto_model="AutoModelForTimeSeriesPrediction",
+            input_type="multimodal",
+            hub_tag="time-series-forecasting",
+            default_model="assets/nlinear-any-series",
+        ),
+    )
+}
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            name="ltsf-linear",
+            title="LTSF-Linear (Linear, NLinear, DLinear)",
+            paper="2205.13504",
+            original="cure-lab/LTSF-Linear",
+            config=forecasting.LTSFLinearConfig,
+            model=forecasting.LTSFLinearModel,
+            heads={"AutoModelForTimeSeriesPrediction": forecasting.LTSFLinearForPrediction},
+            feature_extractor=forecasting.LTSFLinearFeatureExtractor,
+            task="time-series-forecasting",
+            converter="ltsf_linear:convert",
+        ),
+    )
+}
+
+
+def method_of(model_type: str) -> Method:
+    """The method whose configuration has this `model_type`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for method in METHODS.values():
+        if method.config.model_type == model_type:
+            return method
+    raise ValueError(
+        f"`model_type` must be one of {[method.config.model_type for method in METHODS.values()]}, got {model_type!r}."
+    )
+
+
+def register():
+    """Register every method and task with transformers; `import hvmodels` calls it."""
+    from pathlib import Path
+
+    for method in METHODS.values():
+        AutoConfig.register(method.config.model_type, method.config)
+        AutoModel.register(method.config, method.model)
+        for auto_class, head in method.heads.items():
+            getattr(transformers, auto_class).register(method.config, head)
+        if method.feature_extractor is not None:
+            transformers.AutoFeatureExtractor.register(method.config, method.feature_extractor)
+        if method.image_processor is not None:
+            transformers.AutoImageProcessor.register(
+                method.config, image_processor_classes={"pil": method.image_processor}
+            )
+    for task in TASKS.values():
+        default = task.default_model and {"model": (str(Path(__file__).parent / task.default_model), "main")}
+        PIPELINE_REGISTRY.register_pipeline(
+            task.name,
+            pipeline_class=task.pipeline,
+            pt_model=getattr(transformers, task.auto_model),
+            default=default,
+            type=task.input_type,
+        )
+        if task.hub_tag != task.name:
+            PIPELINE_REGISTRY.task_aliases[task.hub_tag] = task.name
+
+
+__all__ = ["METHODS", "TASKS", "Method", "Task", "method_of"]

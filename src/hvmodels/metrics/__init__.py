@@ -1,0 +1,1 @@
+"""Metrics of the papers, exact over a whole split."""

@@ -1,0 +1,176 @@
+"""Forecasting metrics: MSE, MAE, RMSE, MAPE, MSPE, RSE and CORR, exact over all windows.
+
+Definitions of the LTSF-Linear and SCINet papers' code; `corr` is the correlation itself and `corr_original` is what
+the LTSF-Linear code computes under that name.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+class ForecastingMetrics:
+    """Accumulates forecasts and gives metrics that do not depend on how they were cut into batches.
+
+    All sums are float64. Moments for the correlations are taken around the first batch's mean, so that they do not
+    cancel.
+    """
+
+    def __init__(self):
+        self._count = 0
+        self._sums: dict[str, np.ndarray] = {}
+
+    def update(self, predictions: Any, targets: Any):
+        """Add a batch.
+
+        Args:
+            predictions: (windows, prediction_length, channels), array or tensor.
+            targets: Same shape.
+
+        Raises:
+            ValueError: If shapes differ from each other or from the first batch, or a value is not finite.
+        """
+        predictions, targets = _as_float64(predictions, "predictions"), _as_float64(targets, "targets")
+        if predictions.ndim != 3 or predictions.shape != targets.shape:
+            raise ValueError(
+                "`predictions` and `targets` must both have shape (windows, prediction_length, channels), "
+                f"got {predictions.shape} and {targets.shape}."
+            )
+        if not len(predictions):
+            return
+        if self._count == 0:
+            self._centre_p, self._centre_t = predictions.mean(axis=0), targets.mean(axis=0)
+        elif predictions.shape[1:] != self._centre_p.shape:
+            raise ValueError(
+                f"`predictions` must have the shape of earlier batches, (windows, {self._centre_p.shape[0]}, "
+                f"{self._centre_p.shape[1]}), got {predictions.shape}."
+            )
+        error = predictions - targets
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = error / targets
+        p, t = predictions - self._centre_p, targets - self._centre_t
+        terms = {
+            "error_squared": error**2,
+            "error_absolute": np.abs(error),
+            "relative_absolute": np.abs(relative),
+            "relative_squared": relative**2,
+            **{f"p{i}t{j}": p**i * t**j for i in range(3) for j in range(3) if i + j},
+        }
+        self._count += len(predictions)
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + term.sum(axis=0)
+
+    def compute(self) -> dict[str, float]:
+        """Metrics over everything added so far, in the units of the forecasts.
+
+        Returns:
+            `num_windows`, `mse`, `mae`, `rmse`; `mape` and `mspe`, infinite or NaN where a target is 0; `rse`, root of
+            the squared error relative to that of the global mean; `corr`, correlation over windows, mean over steps
+            and channels where it is defined (NaN if it is nowhere).
+
+        Raises:
+            ValueError: If nothing was added.
+        """
+        if self._count == 0:
+            raise ValueError("No forecasts were added; call `update(predictions, targets)` first.")
+        mean = {name: value.mean() / self._count for name, value in self._sums.items()}
+        t_mean = self._centre_t + self._sums["p0t1"] / self._count
+        t_square = self._sums["p0t2"] / self._count - (self._sums["p0t1"] / self._count) ** 2
+        spread = (t_square + (t_mean - t_mean.mean()) ** 2).mean()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rse = np.sqrt(mean["error_squared"]) / np.sqrt(spread)
+            correlation = self._covariance() / np.sqrt(self._variance("p") * self._variance("t"))
+        defined = np.isfinite(correlation)
+        return {
+            "num_windows": self._count,
+            "mse": float(mean["error_squared"]),
+            "mae": float(mean["error_absolute"]),
+            "rmse": float(np.sqrt(mean["error_squared"])),
+            "mape": float(mean["relative_absolute"]),
+            "mspe": float(mean["relative_squared"]),
+            "rse": float(rse),
+            "corr": float(correlation[defined].mean()) if defined.any() else float("nan"),
+        }
+
+    def corr_original(self) -> np.ndarray:
+        """What the LTSF-Linear code returns as CORR: (prediction_length,).
+
+        Its denominator is the root of the sum of products, not the product of norms, and the ratio is multiplied by
+        0.01 and averaged over channels only.
+        """
+        if self._count == 0:
+            raise ValueError("No forecasts were added; call `update(predictions, targets)` first.")
+        n, s = self._count, self._sums
+        a, b = s["p1t0"] / n, s["p0t1"] / n
+        # sum of (p - a)^2 (t - b)^2, expanded
+        products = (
+            s["p2t2"] - 2 * b * s["p2t1"] + b**2 * s["p2t0"] - 2 * a * s["p1t2"] + 4 * a * b * s["p1t1"]
+            - 2 * a * b**2 * s["p1t0"] + a**2 * s["p0t2"] - 2 * a**2 * b * s["p0t1"] + n * a**2 * b**2
+        )  # fmt: skip
+        return 0.01 * (self._covariance() * n / (np.sqrt(np.maximum(products, 0)) + 1e-12)).mean(axis=-1)
+
+    def _covariance(self) -> np.ndarray:
+        n, s = self._count, self._sums
+        return s["p1t1"] / n - s["p1t0"] * s["p0t1"] / n**2
+
+    def _variance(self, which: str) -> np.ndarray:
+        first, second = ("p1t0", "p2t0") if which == "p" else ("p0t1", "p0t2")
+        return np.maximum(self._sums[second] / self._count - (self._sums[first] / self._count) ** 2, 0)
+
+
+def forecasting_metrics(predictions: Any, targets: Any) -> dict[str, float]:
+    """Metrics of whole arrays (windows, prediction_length, channels); see `ForecastingMetrics.compute`."""
+    metrics = ForecastingMetrics()
+    metrics.update(predictions, targets)
+    return metrics.compute()
+
+
+def evaluate_forecaster(
+    forecast: Callable[[torch.Tensor], torch.Tensor],
+    windows: Dataset,
+    batch_size: int = 256,
+    channel_indices: list[int] | None = None,
+    drop_last_batch_size: int | None = None,
+) -> dict[str, float]:
+    """Metrics of a forecaster over the windows of a split.
+
+    Args:
+        forecast: Maps `past_values` (batch, context_length, channels) to forecasts (batch, prediction_length,
+            channels), e.g. `lambda past: model(past).prediction_outputs`.
+        windows: `ForecastingWindows`.
+        batch_size: Windows at a time; the result does not depend on it.
+        channel_indices: Channels that are predicted, None for all.
+        drop_last_batch_size: Leave out the windows after the last full batch of this size, as the papers' loaders
+            did; None uses all windows.
+
+    Raises:
+        ValueError: If no window is left.
+    """
+    from ..datasets.forecasting import collate_windows
+
+    count = len(windows)
+    if drop_last_batch_size is not None:
+        count -= count % drop_last_batch_size
+    if count == 0:
+        raise ValueError(f"`windows` holds {len(windows)} windows, fewer than one batch of {drop_last_batch_size}.")
+    metrics = ForecastingMetrics()
+    loader = DataLoader(windows, batch_size, sampler=range(count), collate_fn=collate_windows)
+    with torch.inference_mode():
+        for batch in loader:
+            targets = batch["future_values"]
+            targets = targets if channel_indices is None else targets[..., list(channel_indices)]
+            metrics.update(forecast(batch["past_values"]), targets)
+    return metrics.compute()
+
+
+def _as_float64(values: Any, name: str) -> np.ndarray:
+    array = np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{name}` must be finite, got NaN or infinite values; a model that diverged gives them.")
+    return array
+
+
+__all__ = ["ForecastingMetrics", "evaluate_forecaster", "forecasting_metrics"]
