@@ -1,0 +1,138 @@
+"""Read a foreign checkpoint safely and write the converted model, or nothing at all."""
+
+import json
+import pickle
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..methods import METHODS
+
+
+WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
+
+
+def read_checkpoint(path: str | PathLike, allowed_types: Sequence[type] = ()) -> dict[str, torch.Tensor]:
+    """Read the weights of a `.pth`, `.pt`, `.ckpt` or `.safetensors` file on the CPU.
+
+    Pickles are opened with `weights_only=True`: no code in the file runs. A wrapper dictionary (`state_dict`, `model`)
+    and the prefix `module.` of a parallel model are taken off.
+
+    Args:
+        path: The file.
+        allowed_types: Further harmless types that the pickle may hold.
+
+    Raises:
+        ValueError: If the file is absent, damaged, holds anything but tensors, or has values that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"`checkpoint` must be a file, and {str(path)!r} is none.")
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            with torch.serialization.safe_globals(list(allowed_types)):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"`checkpoint` {str(path)!r} holds more than weights, or is no checkpoint, and was not opened, since its "
+            f"pickle could run code ({reason}). If you trust it, save its weights alone: "
+            "`torch.save(model.state_dict(), path)`."
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError,
+            SafetensorError, zipfile.BadZipFile, MemoryError, UnicodeDecodeError) as error:  # fmt: skip
+        raise ValueError(
+            f"`checkpoint` {str(path)!r} cannot be read: it is damaged, cut off, or not a PyTorch or safetensors file "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'})."
+        ) from error
+    for key in WRAPPER_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"`checkpoint` {str(path)!r} must hold a state dict, got {type(content).__name__}.")
+    weights = {}
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not torch.is_tensor(tensor):
+            raise ValueError(
+                f"`checkpoint` {str(path)!r} must hold only tensors; its entry {name!r} is a {type(tensor).__name__}."
+            )
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise ValueError(f"`checkpoint` {str(path)!r}: the entry {name!r} must be an ordinary dense tensor.")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"`checkpoint` {str(path)!r}: the entry {name!r} has NaN or infinite values.")
+        weights[name.removeprefix("module.")] = tensor
+    return weights
+
+
+def read_original_config(config: str | PathLike | Mapping | None) -> dict[str, Any]:
+    """The original's options from a JSON file or a mapping, empty for None.
+
+    Raises:
+        ValueError: If the file is absent or holds no JSON object.
+    """
+    if config is None:
+        return {}
+    if isinstance(config, Mapping):
+        return dict(config)
+    try:
+        options = json.loads(Path(config).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"`original_config` {str(config)!r} must be a JSON file: {error}") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"`original_config` {str(config)!r} must hold a JSON object, got {type(options).__name__}.")
+    return options
+
+
+def convert_checkpoint(
+    method: str,
+    checkpoint: str | PathLike,
+    output_dir: str | PathLike,
+    original_config: str | PathLike | Mapping | None = None,
+) -> Path:
+    """Convert a checkpoint of an original repository into a folder that `from_pretrained` loads.
+
+    Args:
+        method: A key of `METHODS`, e.g. `"ltsf-linear"`.
+        checkpoint: File of weights, see `read_checkpoint`.
+        output_dir: Folder to write; it must be absent or empty.
+        original_config: JSON file or mapping with the original's own option names. Unknown options are ignored, and
+            sizes read from the tensors win over it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the method is unknown, the folder is not empty, or the checkpoint or its options do not fit;
+            nothing is written then.
+    """
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {sorted(METHODS)}, got {method!r}.")
+    output_dir = Path(output_dir)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"`output_dir` {str(output_dir)!r} must be absent or an empty folder; choose another one.")
+    options = read_original_config(original_config)
+    weights = read_checkpoint(checkpoint)
+    model, processor = METHODS[method].load_converter()(weights, options, source=Path(checkpoint))
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    # Written aside and renamed, so that an interruption leaves no half of a model.
+    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as folder:
+        staging = Path(folder) / "model"
+        model.save_pretrained(staging)
+        processor.save_pretrained(staging)
+        if output_dir.exists():
+            output_dir.rmdir()
+        shutil.move(staging, output_dir)
+    return output_dir
+
+
+__all__ = ["convert_checkpoint", "read_checkpoint", "read_original_config"]
