@@ -141,6 +141,9 @@ def register():
             transformers.AutoImageProcessor.register(
                 method.config, image_processor_classes={"pil": method.image_processor}
             )
+        # A repository's own copy of the pipeline is for where this package is missing. If its entry were seen here,
+        # `pipeline` would ask to trust it instead of taking the registered one.
+        method.config.custom_pipelines = property(lambda config: {}, lambda config, value: None)
     for task in TASKS.values():
         default = task.default_model and {"model": (str(Path(__file__).parent / task.default_model), "main")}
         PIPELINE_REGISTRY.register_pipeline(

@@ -1,0 +1,196 @@
+"""The command `hvmodels`: list, info, predict, convert, evaluate, push."""
+
+import json
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from transformers import AutoConfig, pipeline
+from transformers.utils import logging
+
+from .methods import METHODS, TASKS, method_of
+
+
+app = typer.Typer(
+    help="Human vision and forecasting research methods as Hugging Face models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+EXAMPLE_SERIES = "assets/air_passengers.csv"
+
+
+@app.command("list")
+def list_methods():
+    """List the methods of the package."""
+    width = max(map(len, METHODS))
+    for method in METHODS.values():
+        typer.echo(f"{method.name:<{width}}  {method.title}  [{method.task or 'no pipeline'}]  arXiv {method.paper}")
+
+
+@app.command()
+def info(
+    target: Annotated[str, typer.Argument(help="A method's name, a model folder, or a repository on the Hub.")],
+):
+    """Describe a method, or a saved model."""
+    if target in METHODS:
+        method = METHODS[target]
+        lines = {
+            "title": method.title,
+            "paper": f"https://arxiv.org/abs/{method.paper}",
+            "original code": f"https://github.com/{method.original}",
+            "pipeline": method.task,
+            **{auto_class: cls.__name__ for auto_class, cls in method.auto_classes.items()},
+        }
+    else:
+        config = _load_config(target)
+        lines = {"method": method_of(config.model_type).name, **config.to_diff_dict()}
+    for name, value in lines.items():
+        typer.echo(f"{name}: {value}")
+
+
+@app.command()
+def predict(
+    data: Annotated[
+        Path | None, typer.Argument(help="CSV file of a series with one row a time step; an embedded example if absent.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or repository on the Hub; the embedded default if absent.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV file for the forecast.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture file (png, pdf, svg) of history and forecast.")] = None,
+    prediction_length: Annotated[int | None, typer.Option(help="Steps to forecast.")] = None,
+    interval: Annotated[float | None, typer.Option(help="Coverage of prediction intervals.")] = 0.9,
+    period: Annotated[int | None, typer.Option(help="Steps a season; found from the dates if absent.")] = None,
+    missing_values: Annotated[str | None, typer.Option(help="raise, forward_fill or interpolate.")] = None,
+):
+    """Forecast a series, in its own units and dates."""
+    if data is None:
+        data, prediction_length = files("hvmodels") / EXAMPLE_SERIES, prediction_length or 24
+        typer.echo("Embedded example: monthly airline passengers 1949-1960, in thousands (Box and Jenkins, series G).")
+    task = TASKS["time-series-forecasting"]
+    forecaster = pipeline(task.name, model=model or str(files("hvmodels") / task.default_model))
+    options = {"prediction_length": prediction_length, "period": period, "missing_values": missing_values}
+    try:
+        forecast = forecaster(str(data), interval=interval, **options)
+    except ValueError as error:
+        if "interval" not in str(error) or interval != 0.9:  # the default coverage is a wish, a given one a demand
+            raise
+        typer.echo(f"No intervals: {error}")
+        forecast = forecaster(str(data), **options)
+    typer.echo(forecast.to_string(index=False, max_rows=24, float_format=lambda value: f"{value:.4g}"))
+    typer.echo(describe_report(forecast.attrs["report"]))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        forecast.to_csv(output, index=False)
+        typer.echo(f"Wrote {output}")
+    if plot is not None:
+        from .visualization.forecasting import plot_forecast
+
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        series = forecaster.feature_extractor.read(str(data), missing_values)
+        plot_forecast(series, forecast).savefig(plot, dpi=120)
+        typer.echo(f"Wrote {plot}")
+
+
+def describe_report(report: dict[str, Any]) -> str:
+    """One sentence on how a forecast came about."""
+    if report["winner"] == "pretrained":
+        return "Forecast by the pretrained model."
+    names = {"linear": "the linear model fitted to this series", "seasonal_naive": "the seasonal-naive forecast"}
+    return (
+        f"Forecast by {names[report['winner']]}: over {report['backtest_windows']} backtest windows the mean absolute "
+        f"error, in deviations of the series, was {report['linear_mae']:.3f} (linear) and "
+        f"{report['seasonal_naive_mae']:.3f} (seasonal-naive, period {report['period']})."
+    )
+
+
+@app.command()
+def convert(
+    method: Annotated[str, typer.Argument(help="Method name, see `hvmodels list`.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Weights of the original code (.pth, .pt, .ckpt, .safetensors).")],
+    output_dir: Annotated[Path, typer.Argument(help="Folder to write, absent or empty.")],
+    original_config: Annotated[
+        Path | None, typer.Option(help="JSON file with the original's own option names; sizes come from the tensors.")
+    ] = None,
+):
+    """Convert a checkpoint of an original repository into a folder for `from_pretrained`."""
+    from .conversion import convert_checkpoint
+
+    typer.echo(f"Wrote {convert_checkpoint(method, checkpoint, output_dir, original_config)}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder or repository on the Hub.")],
+    data: Annotated[Path, typer.Argument(help="CSV file; published data sets are known by their file name.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    features: Annotated[str, typer.Option(help="M, S or MS, as in the papers.")] = "M",
+    target: Annotated[str | None, typer.Option(help="Column for features S; the last if absent.")] = None,
+    drop_last: Annotated[
+        int | None, typer.Option(help="Leave out the windows after the last full batch of this size, as the papers did.")
+    ] = None,
+):
+    """Print the paper's metrics of a model on a data set, in units of the training rows' deviation."""
+    from .datasets.forecasting import BENCHMARKS, LongTermForecastingData
+    from .hub import load_folder
+    from .metrics.forecasting import evaluate_forecaster
+
+    if split not in ("train", "validation", "test"):
+        raise ValueError(f"`split` must be train, validation or test, got {split!r}.")
+    network, _ = load_folder(model)
+    config = network.config
+    make = LongTermForecastingData.from_benchmark if data.stem in BENCHMARKS else LongTermForecastingData
+    windows = getattr(
+        make(data, config.context_length, config.prediction_length, features=features, target=target), split
+    )
+    if windows is None:
+        raise ValueError(f"`split` = {split!r} has no rows in {str(data)!r}.")
+    metrics = evaluate_forecaster(
+        lambda past_values: network(past_values).prediction_outputs,
+        windows,
+        channel_indices=config.prediction_channel_indices,
+        drop_last_batch_size=drop_last,
+    )
+    typer.echo(json.dumps(metrics, indent=2))
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of a saved model and its processor.")],
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, `user/name`.")],
+    card: Annotated[Path | None, typer.Option(help="Model card to publish as README.md.")] = None,
+    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Tag for the commit, e.g. v1.0.")] = None,
+):
+    """Publish weights, configuration, processor, card and code in one commit."""
+    from .hub import load_folder, publish
+
+    model, processor = load_folder(folder)
+    typer.echo(publish(model, processor, repo_id, card=card, private=private, tag=tag))
+
+
+def _load_config(target: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(target)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"`target` must be one of {sorted(METHODS)}, a model folder or a repository on the Hub; "
+            f"{target!r} is none: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def main():
+    """Entry point: errors that a user can mend are one line, not a traceback."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+__all__ = ["app", "describe_report", "main"]

@@ -1,0 +1,1 @@
+"""Pictures of results; each function needs the extra `viz`."""
