@@ -54,7 +54,8 @@ def info(
 @app.command()
 def predict(
     data: Annotated[
-        Path | None, typer.Argument(help="CSV file of a series with one row a time step; an embedded example if absent.")
+        Path | None,
+        typer.Argument(help="CSV file of a series with one row a time step; an embedded example if absent."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model folder or repository on the Hub; the embedded default if absent.")
@@ -130,7 +131,8 @@ def evaluate(
     features: Annotated[str, typer.Option(help="M, S or MS, as in the papers.")] = "M",
     target: Annotated[str | None, typer.Option(help="Column for features S; the last if absent.")] = None,
     drop_last: Annotated[
-        int | None, typer.Option(help="Leave out the windows after the last full batch of this size, as the papers did.")
+        int | None,
+        typer.Option(help="Leave out the windows after the last full batch of this size, as the papers did."),
     ] = None,
 ):
     """Print the paper's metrics of a model on a data set, in units of the training rows' deviation."""

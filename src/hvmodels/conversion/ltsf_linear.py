@@ -144,7 +144,9 @@ def _variant(layers: set[str], options: Mapping[str, Any]) -> str:
             'Pass a JSON file with {"model": "NLinear"} or {"model": "Linear"}.'
         )
     if (VARIANTS[named] == "dlinear") != ("linear_trend" in layers):
-        raise ValueError(f"`original_config`: `model` is {named!r}, but the checkpoint has the layers {sorted(layers)}.")
+        raise ValueError(
+            f"`original_config`: `model` is {named!r}, but the checkpoint has the layers {sorted(layers)}."
+        )
     return VARIANTS[named]
 
 

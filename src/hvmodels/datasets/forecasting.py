@@ -13,7 +13,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..models.forecasting import ForecastingFeatureExtractor, TimeSeries, read_series
+from ..models.forecasting.feature_extraction_forecasting import (
+    ForecastingFeatureExtractor,
+    TimeSeries,
+    import_pandas,
+    read_series,
+)
 
 
 @dataclass(frozen=True)
@@ -184,9 +189,7 @@ class LongTermForecastingData:
         train, validation, test = self.split
         borders = [(0, train), (train, train + validation), (train + validation, train + validation + test)]
         context = self.feature_extractor.context_length
-        return [
-            (start if start == 0 or stop == start else max(start - context, 0), stop) for start, stop in borders
-        ]
+        return [(start if start == 0 or stop == start else max(start - context, 0), stop) for start, stop in borders]
 
     @classmethod
     def from_benchmark(
@@ -260,8 +263,7 @@ def calendar_features(timestamps: Any, frequency: str) -> np.ndarray:
     Raises:
         ValueError: If the frequency is not known to pandas.
     """
-    import pandas as pd
-
+    pd = import_pandas()
     timestamps = pd.DatetimeIndex(timestamps)
     try:
         offset = pd.tseries.frequencies.to_offset(frequency)

@@ -9,12 +9,6 @@ import torch
 from transformers import Pipeline
 
 
-try:  # guarded, so that models on the Hub load without it
-    import pandas as pd
-except Exception:  # pragma: no cover
-    pd = None
-
-
 MAX_BACKTEST_WINDOWS = 1000
 
 
@@ -186,9 +180,13 @@ class TimeSeriesForecastingPipeline(Pipeline):
 
     def postprocess(self, outputs):
         """The forecast as a table."""
+        try:  # guarded, so that models on the Hub load without it
+            from pandas import DataFrame
+        except ImportError as error:
+            raise ImportError("Forecasts come as tables, which need pandas: `pip install pandas`.") from error
         job, margins = outputs["job"], outputs["margins"]
         dates = job.series.future_timestamps(job.prediction_length)
-        frame = pd.DataFrame({"step": np.arange(1, job.prediction_length + 1)} if dates is None else {"date": dates})
+        frame = DataFrame({"step": np.arange(1, job.prediction_length + 1)} if dates is None else {"date": dates})
         for index, column in enumerate(self._columns(job)):
             frame[column] = job.forecast[:, index]
             if margins is not None:

@@ -4,6 +4,7 @@ Scaling follows the LTSF protocol (arXiv 2205.13504, section 5.1; `sklearn.prepr
 and population standard deviation of the training rows, a constant column keeps the scale 1.
 """
 
+import sys
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal
@@ -11,12 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 from transformers.utils import TensorType
-
-
-try:  # guarded, so that code on the Hub loads where pandas is missing and only arrays are used
-    import pandas as pd
-except Exception:  # pragma: no cover
-    pd = None
 
 
 MISSING_VALUES = ("raise", "forward_fill", "interpolate")
@@ -46,16 +41,21 @@ class TimeSeries:
         """The `num_steps` dates that follow the last row, or None without dates."""
         if self.timestamps is None:
             return None
-        return pd.date_range(self.timestamps[-1], periods=num_steps + 1, freq=self.frequency)[1:]
+        return import_pandas().date_range(self.timestamps[-1], periods=num_steps + 1, freq=self.frequency)[1:]
 
 
-def _require_pandas():
-    if pd is None:
-        raise ImportError("Reading tables and dates needs pandas: `pip install pandas`, or pass a NumPy array.")
+def import_pandas() -> Any:
+    """pandas, imported when tables or dates come in: arrays do without it."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("Tables and dates need pandas: `pip install pandas`, or pass a NumPy array.") from error
+    return pandas
 
 
 def _infer_frequency(timestamps) -> str:
     """The coarsest calendar step whose grid holds all timestamps; gaps are allowed, up to half of the grid."""
+    pd = import_pandas()
     if len(timestamps) >= 3 and (frequency := pd.infer_freq(timestamps)):
         return frequency
     if len(timestamps) < 2:
@@ -74,6 +74,7 @@ def _infer_frequency(timestamps) -> str:
 
 def _split_dates(frame, timestamp_column: str | None):
     """Take the dates out of a frame: (timestamps or None, frame of the other columns)."""
+    pd = import_pandas()
     if timestamp_column is not None and timestamp_column not in frame.columns:
         raise ValueError(
             f"`timestamp_column` is {timestamp_column!r}, but `data` has the columns {list(map(str, frame.columns))}."
@@ -98,7 +99,7 @@ def _split_dates(frame, timestamp_column: str | None):
 def _to_frame(data):
     """CSV path, DataFrame, Series or `datasets.Dataset` to a DataFrame; None for anything else."""
     if isinstance(data, str | PathLike):
-        _require_pandas()
+        pd = import_pandas()
         try:
             return pd.read_csv(data)
         except FileNotFoundError:
@@ -107,6 +108,7 @@ def _to_frame(data):
             raise ValueError(f"`data` names {str(data)!r}, which cannot be read as CSV: {error}") from error
     if hasattr(data, "to_pandas"):
         return data.to_pandas()
+    pd = sys.modules.get("pandas")  # a pandas object cannot come from anywhere else
     if pd is not None and isinstance(data, pd.Series):
         return data.to_frame(name="value" if data.name is None else str(data.name))
     return data if pd is not None and isinstance(data, pd.DataFrame) else None
@@ -234,6 +236,7 @@ def _array_values(data) -> np.ndarray:
 
 def _regular_grid(timestamps, frequency: str | None, values: np.ndarray):
     """Put rows on a regular grid of dates, absent rows as NaN: (timestamps, frequency, values)."""
+    pd = import_pandas()
     if timestamps.hasnans:
         raise ValueError("`data` has rows without a date; drop or date them.")
     if timestamps.has_duplicates:
@@ -456,4 +459,4 @@ def _is_number_list(data) -> bool:
     return isinstance(first, int | float | np.number)
 
 
-__all__ = ["ForecastingFeatureExtractor", "TimeSeries", "fill_missing", "read_series"]
+__all__ = ["ForecastingFeatureExtractor", "TimeSeries", "fill_missing", "import_pandas", "read_series"]

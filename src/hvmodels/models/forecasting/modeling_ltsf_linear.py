@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_ltsf_linear import LTSFLinearConfig
@@ -51,13 +51,15 @@ class LTSFLinearForPredictionOutput(ModelOutput):
     prediction_outputs: torch.Tensor | None = None
 
 
-def moving_average_matrix(length: int, kernel_size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Matrix (length, length) of a centred moving average whose edges repeat the first and the last value."""
+def moving_average_counts(length: int, kernel_size: int) -> torch.Tensor:
+    """How often each step (column) counts in the window around each step (row), (length, length).
+
+    Divided by `kernel_size` it is the moving average whose edges repeat the first and the last value. Whole numbers
+    survive a change of dtype; 1 / kernel_size would not.
+    """
     offsets = torch.arange(kernel_size) - kernel_size // 2
     columns = (torch.arange(length)[:, None] + offsets).clamp(0, length - 1)
-    matrix = torch.zeros(length, length, dtype=torch.float64)
-    matrix.scatter_add_(1, columns, torch.full(columns.shape, 1 / kernel_size, dtype=torch.float64))
-    return matrix.to(dtype)
+    return torch.zeros(length, length).scatter_add_(1, columns, torch.ones(columns.shape))
 
 
 def fill_unobserved(values: torch.Tensor, observed_mask: torch.Tensor) -> torch.Tensor:
@@ -108,17 +110,33 @@ class LTSFLinearPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _no_split_modules = ["LTSFLinearModel"]
 
+    @staticmethod
+    def _refuse_unknown(arguments: dict):
+        """Options that all transformers models take mean nothing here; anything else is a misspelt argument."""
+        if unknown := arguments.keys() - TransformersKwargs.__annotations__.keys():
+            raise TypeError(
+                f"Unknown arguments {sorted(unknown)}; `forward` takes `past_values`, `past_observed_mask` and, with a "
+                "head, `future_values`."
+            )
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Fill all maps of a model in the order in which the original draws its random numbers."""
-        if not isinstance(module, LTSFLinearModel):
+        """Fill the maps in the order in which the original draws its random numbers.
+
+        transformers passes only modules that own a tensor: the single map of Linear and NLinear comes by itself, the
+        two of DLinear, whose draws alternate, with the model that owns the moving average.
+        """
+        if not isinstance(module, LTSFLinearModel if self.config.variant == "dlinear" else TemporalLinear):
             return
+        layers = [module]
         if self.config.variant == "dlinear":
-            matrix = moving_average_matrix(self.config.context_length, self.config.moving_average_kernel_size)
-            init.copy_(module.moving_average, matrix)
-        if all(getattr(parameter, "_is_hf_initialized", False) for parameter in module.parameters()):
+            layers = [module.linear_seasonal, module.linear_trend]
+            counts = moving_average_counts(self.config.context_length, self.config.moving_average_kernel_size)
+            init.copy_(module.moving_average_counts, counts)
+        if all(
+            getattr(parameter, "_is_hf_initialized", False) for layer in layers for parameter in layer.parameters()
+        ):
             return  # loaded from a file: leave the random state alone
-        layers = list(module.children())
         bound = 1 / math.sqrt(self.config.context_length)
         weights, biases = ([torch.empty_like(getattr(layer, name)) for layer in layers] for name in ("weight", "bias"))
         for channel in range(self.config.num_input_channels if self.config.individual else 1):
@@ -148,8 +166,8 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
         if config.variant == "dlinear":
             self.linear_seasonal = TemporalLinear(*sizes)
             self.linear_trend = TemporalLinear(*sizes)
-            matrix = moving_average_matrix(config.context_length, config.moving_average_kernel_size)
-            self.register_buffer("moving_average", matrix, persistent=False)
+            counts = moving_average_counts(config.context_length, config.moving_average_kernel_size)
+            self.register_buffer("moving_average_counts", counts, persistent=False)
         else:
             self.linear = TemporalLinear(*sizes)
         self.post_init()
@@ -166,7 +184,8 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
         """
         if self.config.variant != "dlinear":
             raise ValueError(f"`decompose` needs the variant 'dlinear'; this model is '{self.config.variant}'.")
-        trend = apply_temporal_map(past_values, self.moving_average, self.moving_average.new_zeros(()))
+        scaled, counts = past_values / self.config.moving_average_kernel_size, self.moving_average_counts
+        trend = apply_temporal_map(scaled, counts, counts.new_zeros(()))
         return past_values - trend, trend
 
     def merged_map(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,7 +197,8 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
             weight[..., -1] += 1 - self.linear.weight.sum(-1)
             return weight, self.linear.bias
         seasonal, trend = self.linear_seasonal, self.linear_trend
-        weight = seasonal.weight + (trend.weight - seasonal.weight) @ self.moving_average
+        difference = (trend.weight - seasonal.weight) / self.config.moving_average_kernel_size
+        weight = seasonal.weight + difference @ self.moving_average_counts
         return weight, seasonal.bias + trend.bias
 
     @can_return_tuple
@@ -193,9 +213,10 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
                 A missing step takes the last observed value before it, a leading one the first observed value.
 
         Raises:
-            TypeError: If `past_values` is not a floating-point tensor.
+            TypeError: If `past_values` is not a floating-point tensor, or an argument is unknown.
             ValueError: If a shape does not fit the configuration.
         """
+        self._refuse_unknown(kwargs)
         self._check_inputs(past_values, past_observed_mask)
         variant, individual = self.config.variant, self.config.individual
         past_values = past_values.to(self.dtype)
@@ -272,10 +293,10 @@ class LTSFLinearForPrediction(LTSFLinearPreTrainedModel):
                 `prediction_channel_indices` either all channels or only the predicted ones.
 
         Raises:
-            TypeError: If `past_values` or `future_values` is not a floating-point tensor.
+            TypeError: If `past_values` or `future_values` is not a floating-point tensor, or an argument is unknown.
             ValueError: If a shape does not fit the configuration.
         """
-        forecast = self.model(past_values, past_observed_mask).forecast
+        forecast = self.model(past_values, past_observed_mask, return_dict=True).forecast
         indices = self.config.prediction_channel_indices
         predictions = forecast if indices is None else forecast[..., list(indices)]
         loss = None
@@ -306,10 +327,6 @@ class LTSFLinearForPrediction(LTSFLinearPreTrainedModel):
         merged = self.__class__(config).to(device=self.device, dtype=self.dtype).eval()
         source = self.__class__(self.config).to(device=self.device, dtype=torch.float64)
         source.load_state_dict(self.state_dict())
-        if self.config.variant == "dlinear":
-            source.model.moving_average.copy_(
-                moving_average_matrix(config.context_length, config.moving_average_kernel_size, torch.float64)
-            )
         weight, bias = source.model.merged_map()
         merged.model.linear.weight.copy_(weight)
         merged.model.linear.bias.copy_(bias)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .feature_extraction_forecasting import ForecastingFeatureExtractor, TimeSeries
+from .feature_extraction_forecasting import ForecastingFeatureExtractor, TimeSeries, import_pandas
 
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -65,9 +65,7 @@ class RidgeProblem:
 
     def add(self, values: torch.Tensor) -> "RidgeProblem":
         """Add windows of (time, channels)."""
-        return self.add_windows(
-            sample_windows(values, self.context_length + self.prediction_length, MAX_FIT_WINDOWS)
-        )
+        return self.add_windows(sample_windows(values, self.context_length + self.prediction_length, MAX_FIT_WINDOWS))
 
     def add_windows(self, windows: torch.Tensor) -> "RidgeProblem":
         """Add (windows, context_length + prediction_length)."""
@@ -125,8 +123,7 @@ def seasonal_naive_map(context_length: int, prediction_length: int, period: int)
 def infer_period(series: TimeSeries) -> int:
     """Steps a season: the calendar's for a dated series, else the clearest peak of the autocorrelation, else 1."""
     if series.frequency is not None:
-        import pandas as pd
-
+        pd = import_pandas()
         offset = pd.tseries.frequencies.to_offset(series.frequency)
         names = (("B", 5), ("W", 52), ("M", 12), ("BM", 12), ("Q", 4), ("BQ", 4), ("Y", 1), ("BY", 1), ("D", 7))
         alias = offset.name.split("-")[0].removesuffix("S").removesuffix("E")
