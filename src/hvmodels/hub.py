@@ -213,7 +213,7 @@ def publish(
         OSError: If the card cannot be read, or the Hub refuses (its own errors, unchanged).
     """
     try:
-        validate_repo_id(repo_id)
+        validate_repo_id(repo_id or "")  # it takes None for valid
     except HFValidationError as error:
         raise ValueError(
             "`repo_id` must be 'name' or 'namespace/name' of letters, digits, '-', '_' and '.', "
