@@ -246,7 +246,7 @@ _CALENDAR = {
     "second": [("second", 0, 59)],
     "minute": [("minute", 0, 59)],
     "hour": [("hour", 0, 23)],
-    "day": [("dayofweek", 0, 6), ("day", 1, 30), ("dayofyear", 1, 365)],
+    "day": [("day_of_week", 0, 6), ("day", 1, 30), ("day_of_year", 1, 365)],
     "week": [("day", 1, 30), ("week", 1, 52)],
     "month": [("month", 1, 11)],
 }

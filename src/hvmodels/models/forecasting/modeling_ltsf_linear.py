@@ -296,7 +296,7 @@ class LTSFLinearForPrediction(LTSFLinearPreTrainedModel):
             TypeError: If `past_values` or `future_values` is not a floating-point tensor, or an argument is unknown.
             ValueError: If a shape does not fit the configuration.
         """
-        forecast = self.model(past_values, past_observed_mask, return_dict=True).forecast
+        forecast = self.model(past_values, past_observed_mask, return_dict=True, **kwargs).forecast
         indices = self.config.prediction_channel_indices
         predictions = forecast if indices is None else forecast[..., list(indices)]
         loss = None
