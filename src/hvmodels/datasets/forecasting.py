@@ -115,11 +115,12 @@ class ForecastingWindows(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """`past_values` (context_length, channels) and `future_values` (prediction_length, channels), float32."""
-        return {name: value[0] for name, value in self.__getitems__([index]).items()}
+        return {name: value[0] for name, value in self.__getitems__([range(len(self))[index]]).items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """The same for many windows, with a leading batch axis."""
-        windows = self._windows[torch.as_tensor(indices)].transpose(1, 2)
+        """The same for many windows from 0 on, with a leading batch axis."""
+        # Several times faster than indexing by the tensor, which gathers element by element.
+        windows = self._windows.index_select(0, torch.as_tensor(indices, dtype=torch.int64)).transpose(1, 2)
         return {
             "past_values": windows[:, : self.context_length],
             "future_values": windows[:, self.context_length :],

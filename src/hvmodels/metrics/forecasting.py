@@ -51,17 +51,18 @@ class ForecastingMetrics:
         error = predictions - targets
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = error / targets
-        p, t = predictions - self._centre_p, targets - self._centre_t
-        terms = {
-            "error_squared": error**2,
-            "error_absolute": np.abs(error),
-            "relative_absolute": np.abs(relative),
-            "relative_squared": relative**2,
-            **{f"p{i}t{j}": p**i * t**j for i in range(3) for j in range(3) if i + j},
-        }
         self._count += len(predictions)
-        for name, term in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + term.sum(axis=0)
+        self._add("error_squared", error**2)
+        self._add("error_absolute", np.abs(error))
+        self._add("relative_absolute", np.abs(relative))
+        self._add("relative_squared", relative**2)
+        p, t = predictions - self._centre_p, targets - self._centre_t
+        p_powers, t_powers = (1.0, p, p**2), (1.0, t, t**2)
+        for i, j in ((0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)):
+            self._add(f"p{i}t{j}", p_powers[i] * t_powers[j])
+
+    def _add(self, name: str, term: np.ndarray):
+        self._sums[name] = self._sums.get(name, 0.0) + term.sum(axis=0)
 
     def compute(self) -> dict[str, float]:
         """Metrics over everything added so far, in the units of the forecasts.
