@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 
 import transformers
 from transformers import AutoConfig, AutoModel
@@ -128,8 +129,6 @@ def method_of(model_type: str) -> Method:
 
 def register():
     """Register every method and task with transformers; `import hvmodels` calls it."""
-    from pathlib import Path
-
     for method in METHODS.values():
         AutoConfig.register(method.config.model_type, method.config)
         AutoModel.register(method.config, method.model)
