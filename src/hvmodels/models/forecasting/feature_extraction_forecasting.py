@@ -5,6 +5,7 @@ and population standard deviation of the training rows, a constant column keeps 
 """
 
 import sys
+import warnings
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal
@@ -56,8 +57,12 @@ def import_pandas() -> Any:
 def _infer_frequency(timestamps) -> str:
     """The coarsest calendar step whose grid holds all timestamps; gaps are allowed, up to half of the grid."""
     pd = import_pandas()
-    if len(timestamps) >= 3 and (frequency := pd.infer_freq(timestamps)):
-        return frequency
+    if len(timestamps) >= 3:
+        with warnings.catch_warnings():  # pandas 3 announces that pandas 4 returns an offset; either is fine here
+            warnings.simplefilter("ignore")
+            frequency = pd.infer_freq(timestamps)
+        if frequency is not None:
+            return getattr(frequency, "freqstr", frequency)
     if len(timestamps) < 2:
         raise ValueError("`data` must have at least 2 rows to tell the step between its dates; pass `frequency`.")
     smallest = pd.Series(timestamps).diff().min()
