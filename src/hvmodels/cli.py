@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, pipeline
 from transformers.utils import logging
 
@@ -132,7 +133,7 @@ def evaluate(
     target: Annotated[str | None, typer.Option(help="Column for features S; the last if absent.")] = None,
     drop_last: Annotated[
         int | None,
-        typer.Option(help="Leave out the windows after the last full batch of this size, as the papers did."),
+        typer.Option(min=1, help="Leave out the windows after the last full batch of this size, as the papers did."),
     ] = None,
 ):
     """Print the paper's metrics of a model on a data set, in units of the training rows' deviation."""
@@ -190,8 +191,8 @@ def main():
     logging.disable_progress_bar()
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        typer.echo(f"error: {error}", err=True)
+    except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
 
 

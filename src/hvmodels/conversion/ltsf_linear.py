@@ -99,7 +99,10 @@ def convert_state_dict(
             f"`original_config`: the horizon is {horizon}, but the checkpoint has {config['prediction_length']} "
             "outputs; only models with a point loss (one output a step) can be converted."
         )
-    if options.get("features") == "MS":
+    features = options.get("features", "M")
+    if features not in ("M", "S", "MS"):
+        raise ValueError(f"`original_config`: `features` must be 'M', 'S' or 'MS', got {features!r}.")
+    if features == "MS":
         config["prediction_channel_indices"] = [-1]
     config["moving_average_kernel_size"] = _kernel_size(options)
     return LTSFLinearConfig(variant=variant, **config), state_dict
@@ -134,7 +137,7 @@ def _group(weights: Mapping[str, torch.Tensor]) -> dict[str, dict[str, dict[int 
 
 def _variant(layers: set[str], options: Mapping[str, Any]) -> str:
     named = options.get("model")
-    if named is not None and named not in VARIANTS:
+    if named is not None and (not isinstance(named, str) or named not in VARIANTS):
         raise ValueError(f"`original_config`: `model` must be one of {sorted(VARIANTS)}, got {named!r}.")
     if named is None:
         if "linear_trend" in layers:
