@@ -3,7 +3,7 @@
 `import hvmodels` registers every model, processor and pipeline with the Auto classes of transformers.
 """
 
-from .methods import METHODS, TASKS, register
+from .methods import METHODS, TASKS, default_model, register
 from .models.forecasting import (
     LTSFLinearConfig,
     LTSFLinearFeatureExtractor,
@@ -28,5 +28,6 @@ __all__ = [
     "LTSFLinearModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
+    "default_model",
     "read_series",
 ]

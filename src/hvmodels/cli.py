@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, pipeline
 from transformers.utils import logging
 
-from .methods import METHODS, TASKS, method_of
+from .methods import METHODS, TASKS, default_model, method_of
 
 
 app = typer.Typer(
@@ -73,7 +73,7 @@ def predict(
         data, prediction_length = files("hvmodels") / EXAMPLE_SERIES, prediction_length or 24
         typer.echo("Embedded example: monthly airline passengers 1949-1960, in thousands (Box and Jenkins, series G).")
     task = TASKS["time-series-forecasting"]
-    forecaster = pipeline(task.name, model=model or str(files("hvmodels") / task.default_model))
+    forecaster = pipeline(task.name, model=model or default_model(task.name))
     options = {"prediction_length": prediction_length, "period": period, "missing_values": missing_values}
     try:
         forecast = forecaster(str(data), interval=interval, **options)

@@ -285,7 +285,7 @@ def test_training_learns_a_linear_rule(config):
 def test_prediction_channel_indices(config):
     past_values, future_values = series(config), torch.randn(2, config.prediction_length, 3)
     all_channels = random_model(config)
-    some = LTSFLinearForPrediction(LTSFLinearConfig.from_dict(config.to_dict(), prediction_channel_indices=[-1, 0]))
+    some = LTSFLinearForPrediction(LTSFLinearConfig.from_dict(config.to_dict(), prediction_channel_indices=[2, -3]))
     some.load_state_dict(all_channels.state_dict())
     expected = all_channels(past_values).prediction_outputs[..., [2, 0]]
     outputs = some(past_values, future_values=future_values)
@@ -293,6 +293,16 @@ def test_prediction_channel_indices(config):
     assert_close(outputs.loss, ((expected - future_values[..., [2, 0]]) ** 2).mean())
     # Targets that hold the predicted channels only are taken as they are.
     assert_equal(some(past_values, future_values=future_values[..., [2, 0]]).loss, outputs.loss)
+
+
+def test_all_channels_in_another_order(config):
+    past_values, future_values = series(config), torch.randn(2, config.prediction_length, 3)
+    model = random_model(config)
+    expected = model(past_values, future_values=future_values)
+    model.config.prediction_channel_indices = [2, 0, 1]
+    outputs = model(past_values, future_values=future_values)
+    assert_equal(outputs.prediction_outputs, expected.prediction_outputs[..., [2, 0, 1]])
+    assert_close(outputs.loss, expected.loss)
 
 
 # Missing values
