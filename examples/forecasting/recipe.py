@@ -18,8 +18,8 @@ from hvmodels.metrics.forecasting import ForecastingMetrics
 from hvmodels.models.forecasting import LTSFLinearConfig, LTSFLinearFeatureExtractor, LTSFLinearForPrediction
 
 
-# Numbers (windows x channels x time steps) held at a time while validating and testing.
-EVALUATION_SIZE = 2**20
+# Windows held at a time while validating and testing: this many numbers, but no fewer windows than the minimum.
+EVALUATION_SIZE, MIN_EVALUATION_WINDOWS = 2**20, 32
 
 
 def option(default: Any, text: str) -> Any:
@@ -139,7 +139,7 @@ class EpochShuffle(Sampler):
 
 def evaluation_batches(windows: ForecastingWindows, indices: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
     channels, length = windows.values.shape[1], windows.context_length + windows.prediction_length
-    for part in indices.split(max(EVALUATION_SIZE // (channels * length), 1)):
+    for part in indices.split(max(EVALUATION_SIZE // (channels * length), MIN_EVALUATION_WINDOWS)):
         yield windows.__getitems__(part)
 
 
