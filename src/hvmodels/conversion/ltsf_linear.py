@@ -46,11 +46,8 @@ def convert(
     dtype = state_dict["model.linear.weight" if config.variant != "dlinear" else "model.linear_trend.weight"].dtype
     model = LTSFLinearForPrediction(config).to(dtype).eval()
     model.load_state_dict(state_dict, strict=True)
-    extractor = LTSFLinearFeatureExtractor(
-        context_length=config.context_length,
-        prediction_length=config.prediction_length,
-        standardization="none",  # checkpoints hold no scaler: fit one on the training rows, or pass scaled values
-    )
+    # Checkpoints hold no scaler. The extractor is left unfitted, and says so if it is used before `fit(train_rows)`.
+    extractor = LTSFLinearFeatureExtractor(config.context_length, config.prediction_length)
     return model, extractor
 
 
