@@ -68,7 +68,9 @@ def _infer_frequency(timestamps) -> str:
     smallest = pd.Series(timestamps).diff().min()
     week = f"W-{timestamps[0].day_name()[:3].upper()}"
     candidates = ["YS", "YE", "QS", "QE", "MS", "ME", week, "B"] if smallest >= pd.Timedelta(days=1) else []
-    for candidate in [*candidates, pd.tseries.frequencies.to_offset(smallest)]:
+    days, rest = divmod(smallest, pd.Timedelta(days=1))
+    step = pd.tseries.frequencies.to_offset(smallest if rest else f"{days}D")  # a day has no fixed number of hours
+    for candidate in [*candidates, step]:
         grid = pd.date_range(timestamps[0], timestamps[-1], freq=candidate)
         if len(grid) <= 2 * len(timestamps) and timestamps.isin(grid).all():
             return pd.tseries.frequencies.to_offset(candidate).freqstr
