@@ -90,6 +90,12 @@ class TestLTSFLinearConfig(ConfigChecks):
         "prediction_channel_indices": [0, -1],
     }
 
+    def test_defaults_are_the_published_settings(self):
+        """Section 5.1 of the paper: look-back 336, shortest horizon 96; the original's window is always 25."""
+        config = LTSFLinearConfig()
+        assert (config.variant, config.individual, config.weight_init) == ("dlinear", False, "default")
+        assert (config.context_length, config.prediction_length, config.moving_average_kernel_size) == (336, 96, 25)
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
