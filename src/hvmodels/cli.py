@@ -145,6 +145,10 @@ def evaluate(
         raise ValueError(f"`split` must be train, validation or test, got {split!r}.")
     network, _ = load_folder(model)
     config = network.config
+    if features == "MS" and config.prediction_channel_indices is None:
+        raise ValueError(
+            "`features` MS needs a model with `prediction_channel_indices`; this one predicts every channel."
+        )
     make = LongTermForecastingData.from_benchmark if data.stem in BENCHMARKS else LongTermForecastingData
     windows = getattr(
         make(data, config.context_length, config.prediction_length, features=features, target=target), split
