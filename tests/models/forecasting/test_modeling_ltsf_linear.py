@@ -113,6 +113,16 @@ class TestLTSFLinearConfig(ConfigChecks):
         with pytest.raises(ValueError, match=message):
             LTSFLinearConfig(**arguments)
 
+    def test_smallest_values_and_outermost_channels(self):
+        config = LTSFLinearConfig(
+            context_length=1,
+            prediction_length=1,
+            num_input_channels=3,
+            moving_average_kernel_size=1,
+            prediction_channel_indices=[-3, 2],
+        )
+        assert LTSFLinearForPrediction(config)(torch.zeros(1, 1, 3)).prediction_outputs.shape == (1, 1, 2)
+
     @pytest.mark.parametrize("arguments", [{"variant": "rlinear"}, {"context_length": "12"}, {"weight_init": "zeros"}])
     def test_wrong_types(self, arguments):
         with pytest.raises(Exception, match=next(iter(arguments))):
