@@ -2,6 +2,11 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import AutoFeatureExtractor
+
+from hvmodels import LTSFLinearConfig, LTSFLinearFeatureExtractor, LTSFLinearForPrediction, LTSFLinearModel
 from tests.modeling_checks import (
     ConfigChecks,
     ModelChecks,
@@ -10,11 +15,6 @@ from tests.modeling_checks import (
     seeded,
     with_random_weights,
 )
-from torch import nn
-from torch.testing import assert_close
-from transformers import AutoFeatureExtractor
-
-from hvmodels import LTSFLinearConfig, LTSFLinearFeatureExtractor, LTSFLinearForPrediction, LTSFLinearModel
 
 
 VARIANTS = [(variant, individual) for variant in ("linear", "nlinear", "dlinear") for individual in (False, True)]
