@@ -14,7 +14,7 @@ MAX_BACKTEST_WINDOWS = 1000
 
 @dataclass
 class ForecastJob:
-    """One series on its way through the pipeline; backtest arrays are in the data's units."""
+    """One series on its way through the pipeline; backtest, margins of intervals and forecast in the data's units."""
 
     series: Any
     model: Any
@@ -23,6 +23,7 @@ class ForecastJob:
     features: Any = None
     report: dict = field(default_factory=dict)
     backtest_forecasts: np.ndarray | None = None
+    margins: np.ndarray | None = None
     forecast: np.ndarray | None = None
 
     @property
@@ -166,10 +167,9 @@ class TimeSeriesForecastingPipeline(Pipeline):
         job.features = job.feature_extractor(series)
         if interval is not None and job.backtest_forecasts is None:
             job.backtest_forecasts = self._rolling_forecasts(job)
-        margins = None
         if interval is not None:
-            margins = conformal_margins(self._targets(job) - job.backtest_forecasts, interval)
-        return {"job": job, "margins": margins}
+            job.margins = conformal_margins(self._targets(job) - job.backtest_forecasts, interval)
+        return {"job": job}
 
     def _should_fit(self, job: ForecastJob, period: int | None, fit: bool | None) -> bool:
         can_fit = hasattr(self.model, "fit_to_series")
@@ -207,14 +207,14 @@ class TimeSeriesForecastingPipeline(Pipeline):
             from pandas import DataFrame
         except ImportError as error:
             raise ImportError("Forecasts come as tables, which need pandas: `pip install pandas`.") from error
-        job, margins = outputs["job"], outputs["margins"]
+        job = outputs["job"]
         dates = job.series.future_timestamps(job.prediction_length)
         table = {"step": np.arange(1, job.prediction_length + 1)} if dates is None else {"date": dates}
         for index, column in enumerate(self._columns(job)):
             table[column] = job.forecast[:, index]
-            if margins is not None:
-                table[f"{column}_lower"] = job.forecast[:, index] - margins[:, index]
-                table[f"{column}_upper"] = job.forecast[:, index] + margins[:, index]
+            if job.margins is not None:
+                table[f"{column}_lower"] = job.forecast[:, index] - job.margins[:, index]
+                table[f"{column}_upper"] = job.forecast[:, index] + job.margins[:, index]
         frame = DataFrame(table)
         frame.attrs["report"] = job.report
         return frame
