@@ -301,6 +301,7 @@ CASES = [
     case("list-unequal", lambda f: extractor(f, [np.ones((9, 2)), np.ones((9, 3))]), ValueError, "`data`", "same number of channels", "[2, 3]"),
     # Feature extractor: scaler
     case("fit-list", lambda f: extractor(f).fit([SEASON, SEASON]), TypeError, "`data`", "one series", "2 of ndarray"),
+    case("fit-huge", lambda f: extractor(f).fit(SEASON * 1e200), ValueError, "`data`", "too large", "1e+200"),
     case("fit-no-rows", lambda f: extractor(f).fit(SEASON, num_train_rows=0), ValueError, "`num_train_rows`", "[1, 200]"),
     case("fit-negative-rows", lambda f: extractor(f).fit(SEASON, num_train_rows=-1), ValueError, "`num_train_rows`", "[1, 200]"),
     case("fit-fraction", lambda f: extractor(f).fit(SEASON, num_train_rows=0.7), ValueError, "`num_train_rows`", "integer"),

@@ -397,7 +397,12 @@ class ForecastingFeatureExtractor(FeatureExtractionMixin):
         if not isinstance(num_train_rows, int | np.integer) or not 1 <= num_train_rows <= len(series):
             raise ValueError(f"`num_train_rows` must be an integer in [1, {len(series)}], got {num_train_rows!r}.")
         rows = series.values[:num_train_rows]
-        mean, variance = rows.mean(axis=0), rows.var(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, variance = rows.mean(axis=0), rows.var(axis=0)
+        if not np.isfinite(variance).all():
+            raise ValueError(
+                f"`data` has values too large for a variance, up to {np.abs(rows).max():.3g}; rescale it."
+            )
         # The bound below which scikit-learn takes a column for constant: its variance is rounding error.
         epsilon = np.finfo(np.float64).eps
         constant = variance <= len(rows) * epsilon * variance + (len(rows) * mean * epsilon) ** 2
