@@ -379,10 +379,14 @@ def test_backtest_of_a_shorter_forecast():
 
 def test_backtest_of_a_long_series_is_limited_to_its_end():
     values = seasonal(1100)
-    backtest = own_pipeline(train=values).backtest(values)
+    forecaster = own_pipeline(train=values)
+    backtest = forecaster.backtest(values)
     assert len(backtest.forecasts) == 1000
     assert backtest.origins[-1] == 1100 - HORIZON - 1
     np.testing.assert_array_equal(backtest.targets[-1], values[-HORIZON:])
+    for index in (0, -1):
+        expected = by_hand(forecaster, values[: backtest.origins[index] + 1])
+        np.testing.assert_allclose(backtest.forecasts[index], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("fit", [True, False], ids=["fitted", "pretrained"])

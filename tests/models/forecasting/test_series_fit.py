@@ -215,6 +215,16 @@ def test_required_rows_are_exactly_enough(prediction_length, period):
         fit(values[1:], prediction_length, period)
 
 
+def test_required_rows_by_hand():
+    # The rows of the choice: 12 of context, 6 of forecast, 5 more windows: 23. Before them as many that 23 are
+    # three quarters, or 6 + 5 rows of choice: 34. The backtest takes 30 %, or 6 + 10 rows: 50.
+    assert required_rows(6, 12) == 50
+    # 2 + 1 + 5 = 8 rows, of which 8 + 1 + 5 = 14 to fit, and 14 + 1 + 10 = 25
+    assert required_rows(1, 1) == 25
+    # 365 + 7 + 5 = 377 rows, three quarters of 503, which are 70 % of 719
+    assert required_rows(7, 365) == 719
+
+
 def seasonal(num_rows=200, channels=2, noise=0.2):
     time, rng = np.arange(num_rows)[:, None], np.random.default_rng(0)
     values = 3 * np.sin(time * np.pi / 6 + np.arange(channels)) + 0.02 * time
