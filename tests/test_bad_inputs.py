@@ -225,6 +225,10 @@ CASES = [
     case("forward-future-shape", lambda f: forward(f, future_values=torch.zeros(2, 4, 3)), ValueError, "`future_values`", "(2, 5, 3)", "(2, 4, 3)"),
     case("forward-future-type", lambda f: forward(f, future_values=[1.0]), TypeError, "`future_values`", "floating-point tensor", "list"),
     case("forward-unknown", lambda f: forward(f, past_mask=None), TypeError, "['past_mask']", "`past_observed_mask`"),
+    case("forward-empty-batch", lambda f: forward(f, torch.zeros(0, 12, 3)), ValueError, "`past_values`", "at least one series", "(0, 12, 3)"),
+    case("forward-mask-type", lambda f: forward(f, past_observed_mask=[True]), TypeError, "`past_observed_mask`", "tensor"),
+    case("forward-mask-complex", lambda f: forward(f, past_observed_mask=torch.ones(2, 12, 3) + 0j), TypeError, "`past_observed_mask`", "tensor"),
+    case("decompose-length", lambda f: model("dlinear").model.decompose(torch.zeros(1, 11, 3)), ValueError, "`past_values`", "`context_length` = 12"),
     case("decompose", lambda f: model("nlinear").model.decompose(torch.zeros(1, 12, 3)), ValueError, "`decompose`", "'dlinear'", "'nlinear'"),
     # Feature extractor: settings
     case("settings-standardization", lambda f: extractor(f, standardization="minmax"), ValueError, "`standardization`", "'train', 'context', 'none'", "'minmax'"),
@@ -314,6 +318,10 @@ CASES = [
     case("inverse-index", lambda f: fitted().inverse_transform(np.ones((4, 1)), channel_indices=[2]), ValueError, "`channel_indices`", "[-2, 2)", "[2]"),
     # Data sets
     case("split-two", lambda f: data(f, split=(0.7, 0.3)), ValueError, "`split`", "three numbers", "(0.7, 0.3)"),
+    case("split-none", lambda f: data(f, split=None), ValueError, "`split`", "three numbers", "None"),
+    case("split-text", lambda f: data(f, split="0.7"), ValueError, "`split`", "three numbers", "'0.7'"),
+    case("split-nan", lambda f: data(f, split=(0.7, NAN, 0.2)), ValueError, "`split`", "three numbers"),
+    case("target-without-s", lambda f: data(f, target="a"), ValueError, "`target`", "features='S'", "'a'"),
     case("split-sum", lambda f: data(f, split=(0.7, 0.3, 0.3)), ValueError, "`split`", "sum to 1"),
     case("split-too-long", lambda f: data(f, split=(90, 10, 10)), ValueError, "`split`", "100 rows", "(90, 10, 10)"),
     case("features", lambda f: data(f, features="SM"), ValueError, "`features`", "'M', 'S' or 'MS'", "'SM'"),
@@ -325,6 +333,10 @@ CASES = [
     case("benchmark-unknown", lambda f: LongTermForecastingData.from_benchmark(f / "sales.csv", 8, 4), ValueError, "`name`", "'ETTh1'", "'sales'"),
     case("benchmark-missing", lambda f: LongTermForecastingData.from_benchmark(f / "ETTh1.csv", 8, 4), ValueError, "ETTh1.csv", "does not exist"),
     case("archive-damaged", lambda f: archive(f, b"not an archive"), ValueError, "`series`", "PEMS04.npz", "array 'data'"),
+    case("windows-nan", lambda f: ForecastingWindows(np.full((9, 1), NAN), 4, 2), ValueError, "`values`", "finite"),
+    case("windows-rank", lambda f: ForecastingWindows(np.zeros(9), 4, 2), ValueError, "`values`", "(time, channels)", "(9,)"),
+    case("windows-zero-context", lambda f: ForecastingWindows(np.zeros((9, 1)), 0, 2), ValueError, "`context_length`", "positive integer"),
+    case("calendar-no-frequency", lambda f: calendar_features(pd.date_range("2020", periods=2), None), ValueError, "`frequency`", "offset alias"),
     case("windows-too-short", lambda f: ForecastingWindows(np.zeros((5, 1)), 4, 2), ValueError, "`values`", "`context_length` + `prediction_length` = 6 rows", "got 5"),
     case("calendar-frequency", lambda f: calendar_features(DATES, "fortnight"), ValueError, "`frequency`", "pandas offset alias"),
     # Metrics
@@ -334,6 +346,9 @@ CASES = [
     case("metrics-nan-targets", lambda f: forecasting_metrics(torch.zeros(3, 2, 1), torch.full((3, 2, 1), INF)), ValueError, "`targets`", "finite"),
     case("metrics-empty", lambda f: forecasting_metrics(np.zeros((0, 2, 1)), np.zeros((0, 2, 1))), ValueError, "`update(predictions, targets)`"),
     case("metrics-other-shape", update_with_other_shape, ValueError, "`predictions`", "(windows, 2, 1)", "(3, 4, 1)"),
+    case("metrics-complex", lambda f: forecasting_metrics(np.zeros((3, 2, 1)) + 0j, np.zeros((3, 2, 1))), TypeError, "`predictions`", "real"),
+    case("metrics-no-steps", lambda f: forecasting_metrics(np.zeros((3, 0, 1)), np.zeros((3, 0, 1))), ValueError, "`predictions`", "(3, 0, 1)"),
+    case("metrics-drop-zero", lambda f: evaluate_forecaster(lambda past: past, windows(), drop_last_batch_size=0), ValueError, "`drop_last_batch_size`", "positive integer"),
     case("metrics-no-windows", lambda f: evaluate_forecaster(lambda past: past, windows(), drop_last_batch_size=99), ValueError, "`windows`", "15 windows", "99"),
     # Pipeline
     case("pipeline-unknown", lambda f: forecast(f, horizon=3), TypeError, "['horizon']", "`prediction_length`"),

@@ -280,7 +280,7 @@ def test_errors_of_the_hub_pass_through(hub, published):
     assert "OSError" in refusals["missing repository"] and "org/never-made" in refusals["missing repository"][-1]
     assert "OSError" in refusals["missing revision"] and "v2.0" in refusals["missing revision"][-1]
     assert "HfHubHTTPError" in refusals["tag in use"]
-    assert "FileNotFoundError" in refusals["missing card"]
+    assert "ValueError" in refusals["missing card"] and "`card` must be the file" in refusals["missing card"][-1]
     assert set(hub.repos) == {REPO_ID}
 
 

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import transformers
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedConfig, PreTrainedModel
 
@@ -118,8 +118,8 @@ def export(
         card: Model card to copy to `README.md`.
 
     Raises:
-        ValueError: If model and processor do not belong to the same method of hvmodels.
-        OSError: If the card cannot be read or the folder cannot be written.
+        ValueError: If model and processor do not belong to the same method of hvmodels, or the card is no file.
+        OSError: If the folder cannot be written.
     """
     method = method_of(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     models, processors = _auto_class_names(method)
@@ -127,6 +127,8 @@ def export(
         if type(value) not in classes:
             expected = " or ".join(cls.__name__ for cls in classes)
             raise ValueError(f"`{name}` must be of hvmodels' class {expected}, got {type(value).__name__}.")
+    if card is not None and not Path(card).is_file():
+        raise ValueError(f"`card` must be the file of a model card, and {str(card)!r} is none.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if card is not None:
@@ -176,7 +178,7 @@ def load_folder(folder: str | PathLike) -> tuple[PreTrainedModel, Processor | No
         processor = None
         for name in processors.values():
             processor = getattr(transformers, name).from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, StrictDataclassError) as error:
         raise ValueError(f"`folder` must hold a model saved by hvmodels, got {str(folder)!r}: {error}") from error
     return model, processor
 
@@ -209,8 +211,9 @@ def publish(
         URL of the commit.
 
     Raises:
-        ValueError: If the repository's name is not valid, or model and processor do not belong together.
-        OSError: If the card cannot be read, or the Hub refuses (its own errors, unchanged).
+        ValueError: If the repository's name is not valid, the card is no file, or model and processor do not belong
+            together.
+        OSError: If the Hub refuses (its own errors, unchanged); a `tag` in use is refused after the upload.
     """
     try:
         validate_repo_id(repo_id or "")  # it takes None for valid

@@ -4,7 +4,10 @@ Protocol of the LTSF-Linear paper (arXiv 2205.13504, section 5.1 and its code): 
 validation and test slices start `context_length` rows early, so that the first forecast starts on the border.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -68,14 +71,15 @@ def split_rows(num_rows: int, split: tuple[float, float, float] | tuple[int, int
     Raises:
         ValueError: If the split does not fit the series.
     """
-    if len(split) != 3:
+    parts = list(split) if isinstance(split, Sequence) and not isinstance(split, str) else []
+    if len(parts) != 3 or not all(isinstance(part, Real) and math.isfinite(part) for part in parts):
         raise ValueError(f"`split` must hold three numbers (train, validation, test), got {split!r}.")
-    if all(isinstance(part, int) for part in split):
-        rows = tuple(split)
-    elif abs(sum(split) - 1) > 1e-9:
+    if all(isinstance(part, Integral) for part in parts):
+        rows = tuple(int(part) for part in parts)
+    elif abs(sum(parts) - 1) > 1e-9:
         raise ValueError(f"`split` must sum to 1 if it holds fractions, got {split!r}.")
     else:
-        train, test = int(num_rows * split[0]), int(num_rows * split[2])
+        train, test = int(num_rows * parts[0]), int(num_rows * parts[2])
         rows = (train, num_rows - train - test, test)
     if min(rows) < 0 or rows[0] == 0 or sum(rows) > num_rows:
         raise ValueError(f"`split` = {split!r} must leave training rows and fit into {num_rows} rows, got {rows}.")
@@ -94,11 +98,19 @@ class ForecastingWindows(Dataset):
         prediction_length: Future steps of a window.
 
     Raises:
-        ValueError: If the series is shorter than one window.
+        ValueError: If the series is shorter than one window or not finite, or a length is not positive.
     """
 
     def __init__(self, values: np.ndarray, context_length: int, prediction_length: int):
+        for name, value in (("context_length", context_length), ("prediction_length", prediction_length)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
         length = context_length + prediction_length
+        values = np.asarray(values)
+        if values.ndim != 2 or not np.isfinite(values).all():
+            raise ValueError(
+                f"`values` must be a finite array (time, channels), got shape {values.shape}; fill or drop missing values."
+            )
         if len(values) < length:
             raise ValueError(
                 f"`values` must have at least `context_length` + `prediction_length` = {length} rows, "
@@ -107,7 +119,7 @@ class ForecastingWindows(Dataset):
         self.values = values
         self.context_length = context_length
         self.prediction_length = prediction_length
-        rows = torch.as_tensor(np.asarray(values), dtype=torch.float32)
+        rows = torch.as_tensor(values, dtype=torch.float32)
         self._windows = rows.T.contiguous().unfold(1, length, 1).transpose(0, 1)  # (windows, channels, length), a view
 
     def __len__(self) -> int:
@@ -169,6 +181,13 @@ class LongTermForecastingData:
     ):
         if features not in ("M", "S", "MS"):
             raise ValueError(f"`features` must be 'M', 'S' or 'MS', got {features!r}.")
+        if target is not None and features != "S":
+            raise ValueError(
+                f"`target` counts with `features='S'` only; 'MS' predicts the last column. Got {target!r} with "
+                f"{features!r}: reorder the columns, or choose 'S'."
+            )
+        if isinstance(series, TimeSeries) and read_options:
+            raise ValueError(f"The series is read already; {sorted(read_options)} have no effect on a `TimeSeries`.")
         series = series if isinstance(series, TimeSeries) else _read_any(series, read_options)
         if features == "S":
             series = _select_column(series, target)
@@ -266,6 +285,8 @@ def calendar_features(timestamps: Any, frequency: str) -> np.ndarray:
     """
     pd = import_pandas()
     timestamps = pd.DatetimeIndex(timestamps)
+    if not isinstance(frequency, str):
+        raise ValueError(f"`frequency` must be a pandas offset alias such as 'h' or 'D', got {frequency!r}.")
     try:
         offset = pd.tseries.frequencies.to_offset(frequency)
     except ValueError as error:

@@ -34,7 +34,7 @@ class ForecastingMetrics:
             ValueError: If shapes differ from each other or from the first batch, or a value is not finite.
         """
         predictions, targets = _as_float64(predictions, "predictions"), _as_float64(targets, "targets")
-        if predictions.ndim != 3 or predictions.shape != targets.shape:
+        if predictions.ndim != 3 or predictions.shape != targets.shape or 0 in predictions.shape[1:]:
             raise ValueError(
                 "`predictions` and `targets` must both have shape (windows, prediction_length, channels), "
                 f"got {predictions.shape} and {targets.shape}."
@@ -152,6 +152,8 @@ def evaluate_forecaster(
     """
     from ..datasets.forecasting import collate_windows
 
+    if drop_last_batch_size is not None and (not isinstance(drop_last_batch_size, int) or drop_last_batch_size < 1):
+        raise ValueError(f"`drop_last_batch_size` must be a positive integer or None, got {drop_last_batch_size!r}.")
     count = len(windows)
     if drop_last_batch_size is not None:
         count -= count % drop_last_batch_size
@@ -168,6 +170,8 @@ def evaluate_forecaster(
 
 
 def _as_float64(values: Any, name: str) -> np.ndarray:
+    if values.is_complex() if torch.is_tensor(values) else np.iscomplexobj(values):
+        raise TypeError(f"`{name}` must be real numbers, got complex ones.")
     array = np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values, dtype=np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values; a model that diverged gives them.")

@@ -182,10 +182,12 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
         """Split (batch, context_length, channels) into seasonal part and trend (moving average), same shapes.
 
         Raises:
-            ValueError: If the variant is not `"dlinear"`.
+            TypeError: If `past_values` is not a floating-point tensor.
+            ValueError: If the variant is not `"dlinear"`, or the shape does not fit.
         """
         if self.variant != "dlinear":
             raise ValueError(f"`decompose` needs the variant 'dlinear'; this model is '{self.variant}'.")
+        self._check_inputs(past_values)
         scaled, counts = past_values / self.config.moving_average_kernel_size, self.moving_average_counts
         trend = apply_temporal_map(scaled, counts, counts.new_zeros(()))
         return past_values - trend, trend
@@ -238,7 +240,7 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
             return self.linear_seasonal(seasonal) + self.linear_trend(trend)
         return apply_temporal_map(past_values, *self.merged_map())
 
-    def _check_inputs(self, past_values: torch.Tensor, past_observed_mask: torch.Tensor | None):
+    def _check_inputs(self, past_values: torch.Tensor, past_observed_mask: torch.Tensor | None = None):
         if not torch.is_tensor(past_values) or not past_values.is_floating_point():
             kind = past_values.dtype if torch.is_tensor(past_values) else type(past_values).__name__
             raise TypeError(f"`past_values` must be a floating-point tensor {self._expected_shape()}, got {kind}.")
@@ -253,12 +255,21 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
                 f"`past_values` must hold `context_length` = {self.context_length} time steps, shape "
                 f"{self._expected_shape()}, got {tuple(shape)}; pass the last {self.context_length} steps."
             )
-        if shape[2] == 0 or (self.individual and shape[2] != self.config.num_input_channels):
+        if shape[0] == 0 or shape[2] == 0:
+            raise ValueError(
+                f"`past_values` must have shape {self._expected_shape()} with at least one series and one channel, "
+                f"got {tuple(shape)}."
+            )
+        if self.individual and shape[2] != self.config.num_input_channels:
             raise ValueError(
                 f"`past_values` must have shape {self._expected_shape()}, got {tuple(shape)}; this model was built for "
                 f"{self.config.num_input_channels} channels in a fixed order."
             )
-        if past_observed_mask is not None and past_observed_mask.shape != shape:
+        if past_observed_mask is None:
+            return
+        if not torch.is_tensor(past_observed_mask) or past_observed_mask.is_complex():
+            raise TypeError("`past_observed_mask` must be a tensor of True and False, or of 1 and 0.")
+        if past_observed_mask.shape != shape:
             raise ValueError(
                 f"`past_observed_mask` must have the shape of `past_values`, {tuple(shape)}, "
                 f"got {tuple(past_observed_mask.shape)}."
