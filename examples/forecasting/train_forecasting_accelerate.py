@@ -49,7 +49,7 @@ def train(
             loss = parallel_model(**batch).loss
             accelerator.backward(loss)
             optimizer.step()
-            optimizer.zero_grad()
+            parallel_model.zero_grad()
             train_loss += loss.detach()
         entry = {
             "epoch": epoch + 1,
