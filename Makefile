@@ -35,7 +35,7 @@ check: setup
 	$(BIN)/ruff format --check .
 
 bench: setup
-	$(BIN)/python benchmarks/ltsf_linear.py $(if $(ORIGINAL),--original $(ORIGINAL))
+	$(BIN)/python benchmarks/ltsf_linear.py --original $(or $(ORIGINAL),$(error ORIGINAL must name a clone of cure-lab/LTSF-Linear)) $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf $(VENV) .venv-oldest outputs build dist src/*.egg-info
