@@ -95,7 +95,7 @@ def main():
     options.output_dir.mkdir(parents=True, exist_ok=True)
     runs_file = options.output_dir / "runs.json"
     finished = json.loads(runs_file.read_text()) if runs_file.exists() else {}
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision="no")
     lines = [HEADER, "|" + " --- |" * (HEADER.count("|") - 1)]
     with (FOLDER / "published_results.csv").open() as file:
         table = [entry for entry in csv.DictReader(file) if entry["dataset"] in options.datasets]

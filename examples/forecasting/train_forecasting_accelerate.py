@@ -75,7 +75,9 @@ def train(
 def main(arguments: list[str] | None = None):
     recipe, options = parse_arguments(__doc__, arguments)
     output_dir = Path(options.output_dir)
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    accelerator = Accelerator(
+        mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+    )
     data = recipe.load_data()
     claim_output_dir(recipe, output_dir, options.resume)
     model, history = train(recipe, data, accelerator, output_dir / "training_state.pt")
