@@ -176,6 +176,8 @@ def make_denoising_queries(
     target_boxes = torch.where(empty[..., None].to(device), noise.spare_boxes.to(device), target_boxes)
 
     noisy_labels = torch.where(noise.label_replaced.to(device), noise.new_labels.to(device), target_labels)
+    # Labels out of range must not break the look-up: the losses report them.
+    noisy_labels = noisy_labels.clamp(0, config.denoising_label_size)
     sizes = target_boxes[..., 2:]
     reach = torch.cat([sizes / 2, sizes], dim=-1)
     noisy_boxes = target_boxes + (noise.box_noise.to(device) * 2 - 1) * reach * config.box_noise_scale

@@ -207,14 +207,19 @@ def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def rectangle_area(sizes: torch.Tensor) -> torch.Tensor:
+    """(...) product of width and height (..., 2)."""
+    return sizes[..., 0] * sizes[..., 1]
+
+
 def generalized_iou(boxes: torch.Tensor, other_boxes: torch.Tensor) -> torch.Tensor:
     """(...) generalised IoU of boxes (..., 4) of the form cx, cy, w, h, element by element, with broadcasting."""
     low, high = boxes[..., :2] - 0.5 * boxes[..., 2:], boxes[..., :2] + 0.5 * boxes[..., 2:]
     other_low = other_boxes[..., :2] - 0.5 * other_boxes[..., 2:]
     other_high = other_boxes[..., :2] + 0.5 * other_boxes[..., 2:]
-    intersection = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0).prod(dim=-1)
-    hull = (torch.maximum(high, other_high) - torch.minimum(low, other_low)).clamp(min=0).prod(dim=-1)
-    union = (high - low).prod(dim=-1) + (other_high - other_low).prod(dim=-1) - intersection
+    intersection = rectangle_area((torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0))
+    hull = rectangle_area(torch.maximum(high, other_high) - torch.minimum(low, other_low))
+    union = rectangle_area(high - low) + rectangle_area(other_high - other_low) - intersection
     return intersection / (union + EPSILON) - (hull - union) / (hull + EPSILON)
 
 
@@ -244,10 +249,9 @@ def focal_loss(logits: torch.Tensor, class_labels: torch.Tensor, alpha: float, g
         gamma: Exponent that turns down what is right already.
     """
     one_hot = (class_labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)).to(logits.dtype)
-    probability = logits.sigmoid()
-    miss = torch.where(one_hot > 0, 1 - probability, probability)
+    miss = (one_hot - logits.sigmoid()).abs()
     entropy = nn.functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")
-    return (torch.where(one_hot > 0, alpha, 1 - alpha) * miss**gamma * entropy).sum()
+    return ((one_hot * alpha + (1 - one_hot) * (1 - alpha)) * miss**gamma * entropy).sum()
 
 
 def matching_costs(
