@@ -1,5 +1,6 @@
 """The methods of the package: everything a method registers is declared here, once, in one block."""
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -8,8 +9,8 @@ import transformers
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .models import forecasting
-from .pipelines import TimeSeriesForecastingPipeline
+from .models import ed_pose, forecasting
+from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Method:
         image_processor: Image processor class, if the method has one.
         task: Name of its pipeline task, if there is one.
         converter: `"module:function"` below `hvmodels.conversion`, loaded when needed.
+        checkpoint_types: Harmless types beside tensors that pickled checkpoints of the original hold.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Method:
     image_processor: type | None = None
     task: str | None = None
     converter: str | None = None
+    checkpoint_types: tuple[type, ...] = ()
 
     @property
     def auto_classes(self) -> dict[str, type]:
@@ -82,6 +85,13 @@ class Method:
 TASKS = {
     task.name: task
     for task in (
+        Task(
+            name="pose-estimation",
+            pipeline=PoseEstimationPipeline,
+            auto_model="AutoModelForPoseEstimation",
+            input_type="image",
+            hub_tag="keypoint-detection",
+        ),
         Task(
             name="time-series-forecasting",
             pipeline=TimeSeriesForecastingPipeline,
@@ -107,6 +117,18 @@ METHODS = {
             feature_extractor=forecasting.LTSFLinearFeatureExtractor,
             task="time-series-forecasting",
             converter="ltsf_linear:convert",
+        ),
+        Method(
+            name="ed-pose",
+            title="ED-Pose",
+            paper="2302.01593",
+            original="IDEA-Research/ED-Pose",
+            config=ed_pose.EDPoseConfig,
+            model=ed_pose.EDPoseModel,
+            heads={"AutoModelForPoseEstimation": ed_pose.EDPoseForPoseEstimation},
+            image_processor=ed_pose.EDPoseImageProcessor,
+            converter="ed_pose:convert",
+            checkpoint_types=(Namespace,),
         ),
     )
 }
