@@ -193,6 +193,7 @@ def make_denoising_queries(
 __all__ = [
     "DenoisingNoise",
     "DenoisingQueries",
+    "clamped_inverse_sigmoid",
     "denoising_attention_mask",
     "denoising_chunk_ids",
     "draw_denoising_noise",
