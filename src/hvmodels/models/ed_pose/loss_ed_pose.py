@@ -151,6 +151,11 @@ class Targets:
     counts: list[int]
 
 
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32 if it is in half precision."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def gather_targets(labels: list[dict[str, torch.Tensor]], config, like: torch.Tensor) -> Targets:
     """Join the labels of all images; their shapes are checked here, their values by `assign`.
 
@@ -200,11 +205,6 @@ def gather_targets(labels: list[dict[str, torch.Tensor]], config, like: torch.Te
         image_index=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(device),
         counts=counts,
     )
-
-
-def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32 if it is in half precision."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def rectangle_area(sizes: torch.Tensor) -> torch.Tensor:
