@@ -92,8 +92,8 @@ _OTHER_SIDE = {"left": "right", "l": "r", "right": "left", "r": "l"}
 
 def infer_flip_pairs(keypoints: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """Pairs of names that differ in the words left and right only, such as `left_eye`, `right_eye` or `eye.L`, `eye.R`."""
-    words = [tuple(re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)) for name in keypoints]
-    words = [tuple(word.lower() for word in name) for name in words]
+    separated = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower() for name in keypoints]
+    words = [tuple(re.split(r"[\W_]+", name)) for name in separated]
     index_of = {name: index for index, name in enumerate(words)}
     mirrored = [index_of.get(tuple(_OTHER_SIDE.get(word, word) for word in name)) for name in words]
     return tuple((index, other) for index, other in enumerate(mirrored) if other is not None and index < other)

@@ -202,8 +202,8 @@ def _read_person(annotation: Any, num_keypoints: int, category_ids: Sequence[int
             f"`{name}['bbox']` must be x, y, width, height in pixels, got a negative size: {box.tolist()}."
         )
     area = annotation.get("area")
-    if area is not None and (area := _numbers(area, 1, f"{name}['area']", "a number of pixels")[0]) <= 0:
-        raise ValueError(f"`{name}['area']` must be positive, got {area}; leave it out to take that of the box.")
+    if area is not None and (area := _numbers(area, 1, f"{name}['area']", "a number of pixels")[0]) < 0:
+        raise ValueError(f"`{name}['area']` must be a number of pixels, got {area}; leave it out to take the box's.")
     if annotation.get("num_keypoints") is None and not keypoints[:, 2].any():
         return None
     label = list(category_ids).index(annotation["category_id"]) + 1
@@ -266,7 +266,7 @@ class EDPoseImageProcessor(PilBackend):
                 EXIF orientation says.
             annotations: One dict an image, `{"image_id": int, "annotations": [COCO annotation, ...]}`, in pixels of
                 the image. Crowd regions, persons without labelled keypoints and boxes that are empty inside the
-                image are left out. Persons without `area` get that of their box (as CrowdPose has it).
+                image are left out. Persons without `area`, or with area 0, get that of their box (CrowdPose has none).
             kwargs: Options of the class for this call, and `return_tensors`.
 
         Returns:
@@ -478,12 +478,10 @@ def _select_rows(
     batch_size, _, num_labels = logits.shape
     scales = boxes.new_ones(batch_size, 4)
     if target_sizes is not None:
-        sizes = torch.as_tensor(target_sizes).to(boxes)
-        if sizes.shape != (batch_size, 2):
-            raise ValueError(
-                f"`target_sizes` must hold (height, width) of {batch_size} images, got shape {tuple(sizes.shape)}."
-            )
-        scales = sizes.flip(1).repeat(1, 2)
+        sizes = [[float(edge) for edge in size] for size in target_sizes]
+        if len(sizes) != batch_size or any(len(size) != 2 for size in sizes):
+            raise ValueError(f"`target_sizes` must hold (height, width) of {batch_size} images, got {target_sizes}.")
+        scales = boxes.new_tensor(sizes).flip(1).repeat(1, 2)
     scores = logits.sigmoid().flatten(1)
     scores, rows = scores.topk(min(top_k, scores.shape[1]))
     centers, extents = boxes.split(2, dim=-1)
@@ -555,7 +553,7 @@ def _make_labels(
     boxes = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
     keypoints = np.array([person["keypoints"] for person in persons]).reshape(-1, num_keypoints, 3)
     areas = [
-        box[2] * box[3] if person["area"] is None else person["area"] / (width * height)
+        person["area"] / (width * height) if person["area"] else box[2] * box[3]
         for person, box in zip(persons, boxes, strict=True)
     ]
     labels = {
