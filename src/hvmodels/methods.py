@@ -127,6 +127,7 @@ METHODS = {
             model=ed_pose.EDPoseModel,
             heads={"AutoModelForPoseEstimation": ed_pose.EDPoseForPoseEstimation},
             image_processor=ed_pose.EDPoseImageProcessor,
+            task="pose-estimation",
             converter="ed_pose:convert",
             checkpoint_types=(Namespace,),
         ),

@@ -69,10 +69,21 @@ def freeze_batch_norm(module: nn.Module):
             freeze_batch_norm(child)
 
 
+def freeze_parameters(module: nn.Module):
+    """Turn every parameter below `module` into a buffer.
+
+    `requires_grad=False` would not outlive `from_pretrained`, which makes new parameters.
+    """
+    for child in module.modules():
+        for name, parameter in list(child.named_parameters(recurse=False)):
+            delattr(child, name)
+            child.register_buffer(name, parameter.detach())
+
+
 def build_backbone(config: PreTrainedConfig) -> nn.Module:
     """A backbone with random weights.
 
-    Of a ResNet the batch norm is frozen, and stem and first stage get no gradient. A Swin loses the norm after its last
+    Of a ResNet the batch norm, the stem and the first stage are frozen: they are buffers. A Swin loses the norm after its last
     stage, which feature maps do not pass: each has a norm of its own.
 
     Args:
@@ -81,8 +92,8 @@ def build_backbone(config: PreTrainedConfig) -> nn.Module:
     backbone = AutoBackbone.from_config(config)
     if config.model_type == "resnet":
         freeze_batch_norm(backbone)
-        for part in (backbone.embedder, backbone.encoder.stages[0]):
-            part.requires_grad_(False)
+        freeze_parameters(backbone.embedder)
+        freeze_parameters(backbone.encoder.stages[0])
     elif config.model_type == "swin":
         backbone.swin.layernorm = nn.Identity()
     return backbone

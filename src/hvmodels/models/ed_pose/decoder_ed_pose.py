@@ -129,8 +129,8 @@ class EDPoseSelfAttention(nn.Module):
         box_scores = query[:, :, :, 0] @ key[:, :, :, 0].transpose(-1, -2)
         own = torch.eye(box_scores.shape[-1], dtype=torch.bool, device=query.device)
         box_scores = torch.cat([scores[:, :, :, 0], box_scores.masked_fill(own, -torch.inf)], dim=-1)
-        box_weights = box_scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-        weights = scores[:, :, :, 1:].softmax(-1, dtype=torch.float32).to(value.dtype)
+        box_weights = box_scores.softmax(-1)
+        weights = scores[:, :, :, 1:].softmax(-1)
         weights = torch.cat([box_weights[..., None, :group_size], weights], dim=-2)
         output = weights @ value
         from_boxes = box_weights[..., group_size:] @ value[:, :, :, 0]
