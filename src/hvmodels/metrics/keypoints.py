@@ -5,7 +5,7 @@ and the results of an image are plain arrays that processes can gather.
 """
 
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -398,6 +398,30 @@ class KeypointEvaluator:
         return _match(similarity, scores, boxes[:, 2:].prod(axis=-1), truth, truth.crowd, areas)
 
 
+def evaluate_pose_estimator(
+    estimate: Callable[..., Iterable[list[dict]]], evaluator: KeypointEvaluator, folder: str | PathLike
+) -> dict[str, float]:
+    """Average precision of a pose pipeline over all annotated images.
+
+    Args:
+        estimate: The pose pipeline, or what takes an iterator of paths and `threshold` as it does.
+        evaluator: Of the annotations.
+        folder: Where their images are.
+
+    Raises:
+        ValueError: If images are missing.
+    """
+    paths = {image_id: Path(folder) / image["file_name"] for image_id, image in evaluator.images.items()}
+    missing = [str(path) for path in paths.values() if not path.is_file()]
+    if missing:
+        raise ValueError(
+            f"`folder` must hold the annotated images; {len(missing)} are missing, such as {missing[0]!r}."
+        )
+    for image_id, persons in zip(paths, estimate(iter(paths.values()), threshold=0.0), strict=True):
+        evaluator.update(image_id, persons)
+    return evaluator.compute()
+
+
 def _match(
     similarity: np.ndarray,
     scores: np.ndarray,
@@ -431,4 +455,4 @@ def _to_array(value: Any) -> np.ndarray | None:
     return np.asarray(value, dtype=np.float64)
 
 
-__all__ = ["KeypointEvaluator", "Predictions", "object_keypoint_similarity", "oks_nms"]
+__all__ = ["KeypointEvaluator", "Predictions", "evaluate_pose_estimator", "object_keypoint_similarity", "oks_nms"]

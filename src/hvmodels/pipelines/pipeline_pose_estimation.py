@@ -87,15 +87,16 @@ class PoseEstimationPipeline(Pipeline):
     """Find the persons in pictures and their keypoints: `pipeline("pose-estimation", model=...)(picture)`.
 
     A call takes one picture (PIL image, path, URL or uint8 array), a folder, a list, or a generator or dataset of
-    pictures. With `batch_size` above 1, pictures of similar shape share a batch, so that little of it is padding; the
-    results keep the order of the pictures.
+    pictures. With `batch_size` above 1, pictures of one size share a batch: nothing is padded (padding costs time and
+    changes what a convolutional backbone sees at the edge), so that the poses do not depend on the batch. The results
+    keep the order of the pictures.
 
     Call arguments, all optional:
         threshold: Least score of a person, default 0.3. Take 0 for evaluation.
         top_k: Persons at most, before the threshold; None leaves the processor's default.
         nms_threshold: Drop persons whose OKS with one of higher score exceeds it, e.g. 0.7; None keeps them all, as
             end-to-end models need no suppression.
-        batch_size: Pictures at a time.
+        batch_size: Pictures at a time, default 1.
 
     Returns:
         For one picture a list of persons, highest score first; for a folder or list a list of these; for a generator or
@@ -139,18 +140,21 @@ class PoseEstimationPipeline(Pipeline):
     def _stream(
         self, images: Iterable, batch_size: int, preprocess: dict, forward: dict, postprocess: dict
     ) -> Iterator[list[dict]]:
-        """Results in the order of the images. Of a few batches in view, those of similar shape are put together."""
+        """Results in the order of the images. Of some batches in view, pictures of one size are put together."""
         images = iter(images)
         in_view = 1 if batch_size == 1 else BATCHES_IN_VIEW * batch_size
         while pictures := [read_image(image) for image in islice(images, in_view)]:
-            order = sorted(range(len(pictures)), key=lambda index: pictures[index].width / pictures[index].height)
+            by_size: dict[tuple[int, int], list[int]] = {}
+            for index, picture in enumerate(pictures):
+                by_size.setdefault(picture.size, []).append(index)
             results: list[Any] = [None] * len(pictures)
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
-                inputs = self.preprocess([pictures[index] for index in batch], **preprocess)
-                outputs = self.forward(inputs, **forward)
-                for index, result in zip(batch, outputs["results"], strict=True):
-                    results[index] = self.postprocess(result, **postprocess)
+            for same_size in by_size.values():
+                for start in range(0, len(same_size), batch_size):
+                    batch = same_size[start : start + batch_size]
+                    inputs = self.preprocess([pictures[index] for index in batch], **preprocess)
+                    outputs = self.forward(inputs, **forward)
+                    for index, result in zip(batch, outputs["results"], strict=True):
+                        results[index] = self.postprocess(result, **postprocess)
             yield from results
 
     def preprocess(self, pictures: list[Image.Image]) -> dict[str, Any]:
