@@ -264,7 +264,7 @@ class EDPoseDecoder(nn.Module):
                 self.embed_references(inputs[:, :, 0], hidden_states.dtype),
                 memory,
                 values[index],
-                inputs.to(hidden_states.dtype),
+                inputs,
                 spatial_shapes,
                 group_size,
                 denoising_mask,

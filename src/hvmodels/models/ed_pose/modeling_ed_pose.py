@@ -382,7 +382,7 @@ class EDPoseModel(EDPosePreTrainedModel):
         )
         encoder_states = [tokens]
         for layer in self.encoder_layers:
-            tokens = layer(tokens, position, reference_points.to(tokens.dtype), spatial_shapes, padding_mask)
+            tokens = layer(tokens, position, reference_points, spatial_shapes, padding_mask)
             encoder_states.append(tokens)
 
         content, logits, reference_logits = self.choose_queries(tokens, centers, padding_mask)
@@ -442,6 +442,11 @@ class EDPoseModel(EDPosePreTrainedModel):
         if padding_mask is not None:
             valid = valid & ~padding_mask[..., None]
         proposals = torch.where(valid, torch.log(boxes / (1 - boxes)), torch.inf).expand(len(memory), -1, -1)
+        if memory.shape[1] < self.config.num_queries:
+            raise ValueError(
+                f"`pixel_values` has {memory.shape[1]} tokens an image, fewer than `num_queries` = "
+                f"{self.config.num_queries}; use larger images."
+            )
         memory = memory.masked_fill(~valid, 0.0)
         with torch.no_grad():  # a token that is not chosen needs no gradient
             scores = self.proposal_class_head(self.proposal_norm(self.proposal_projection(memory))).amax(-1)
