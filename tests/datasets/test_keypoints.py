@@ -309,6 +309,8 @@ ANNOTATION = ("annotations", 1)
         ((*ANNOTATION, "bbox"), [1, 2, 3], r"`annotations\[1\]\['bbox'\]`.*got 3 numbers"),
         ((*ANNOTATION, "bbox"), [1, 2, -3, 4], r"`annotations\[1\]\['bbox'\]`.*negative"),
         ((*ANNOTATION, "bbox"), [1, 2, "3", 4], r"`annotations\[1\]\['bbox'\]`.*numbers"),
+        ((*ANNOTATION, "bbox"), [1, 2, [3], 4], r"`annotations\[1\]\['bbox'\]`.*numbers"),
+        ((*ANNOTATION, "bbox"), [1, 2, None, 4], r"`annotations\[1\]\['bbox'\]`.*numbers"),
         ((*ANNOTATION, "keypoints"), ..., r"`annotations\[1\]\['keypoints'\]`.*9 numbers"),
         ((*ANNOTATION, "keypoints"), [1] * 51, r"`annotations\[1\]\['keypoints'\]`.*9 numbers, got 51"),
         ((*ANNOTATION, "keypoints"), [float("nan")] * 9, r"`annotations\[1\]\['keypoints'\]`.*finite"),

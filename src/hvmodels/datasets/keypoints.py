@@ -164,9 +164,15 @@ def _stack(chosen: list[tuple[int, dict]], field: str, values: list, length: int
                 f"`annotations[{position}]['{field}']` of `annotation_file` must be a list of {length} numbers, "
                 f"got {found}."
             )
-    numeric = [all(isinstance(number, int | float | np.integer) for number in value) for value in values]
-    _check(chosen, field, np.array(numeric, dtype=bool), "numbers")
-    array = np.array(values, dtype=np.float64).reshape(len(values), length)
+    try:
+        array = np.array(values).reshape(len(values), length)
+        numeric = array.dtype.kind in "biuf" or array.size == 0
+    except ValueError:  # lists among the numbers
+        numeric = False
+    if not numeric:
+        right = [all(isinstance(number, int | float) for number in value) for value in values]
+        _check(chosen, field, np.array(right), "numbers")
+    array = array.astype(np.float64)
     _check(chosen, field, np.isfinite(array).all(axis=1), "finite numbers")
     return array
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from transformers import AutoImageProcessor, AutoProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hvmodels.models.ed_pose.image_processing_ed_pose import EDPoseImageProcessor, get_resized_size
@@ -599,12 +600,6 @@ def test_round_trips(tmp_path):
 
 
 def test_auto_class_round_trip(tmp_path):
-    from transformers import AutoImageProcessor, AutoProcessor
-
-    from hvmodels import METHODS
-
-    if "ed-pose" not in METHODS:
-        pytest.skip("ED-Pose is not registered yet")
     processor = EDPoseImageProcessor(**OPTIONS)
     processor.save_pretrained(tmp_path)
     for auto_class in (AutoImageProcessor, AutoProcessor):
