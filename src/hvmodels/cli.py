@@ -84,7 +84,7 @@ def predict(
     nms_threshold: Annotated[
         float | None, typer.Option(help="Poses: drop persons that are more similar (OKS) to one of higher score.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Poses: images at a time.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Poses: images at a time.")] = None,
 ):
     """Forecast a series, in its own units and dates; or find the persons in images and their keypoints."""
     series_options = {"prediction_length": prediction_length, "period": period, "missing_values": missing_values}
@@ -145,10 +145,10 @@ def _predict_poses(data: str | None, model: str | None, output: Path | None, plo
 
     if data is None or model is None:
         raise ValueError("pose-estimation needs an image (or a folder, or a URL) and `--model`.")
-    is_folder = Path(data).is_dir() if "://" not in data else False
+    is_folder = "://" not in data and Path(data).is_dir()
     sources = image_files(data) if is_folder else [data]
     names = [Path(urlsplit(str(source)).path).name for source in sources]
-    plot_is_file = plot is not None and not plot.is_dir() and plot.suffix.lower() in IMAGE_SUFFIXES
+    plot_is_file = plot is not None and not plot.is_dir() and plot.suffix != ""
     if is_folder and plot_is_file:
         raise ValueError(f"`--plot` must be a folder for the pictures of a folder, got {str(plot)!r}.")
     estimator = pipeline("pose-estimation", model=model)
@@ -281,7 +281,8 @@ def _task_of(task: str | None, model: str | None, data: str | None) -> str:
         with suppress(OSError, ValueError, KeyError):  # another package's model, or none: the pipeline will tell
             task = method_of(AutoConfig.from_pretrained(model).model_type).task
     if task is None and data is not None:
-        is_picture = Path(urlsplit(data).path).suffix.lower() in IMAGE_SUFFIXES or Path(data).is_dir()
+        suffix = Path(urlsplit(data).path).suffix.lower()
+        is_picture = suffix in IMAGE_SUFFIXES or ("://" not in data and Path(data).is_dir())
         task = "pose-estimation" if is_picture else None
     return task or "time-series-forecasting"
 

@@ -241,6 +241,8 @@ def test_half_precision(pictures, dtype):
         ({"nms_threshold": -1}, "`nms_threshold` must be a number from 0 to 1"),
         ({"top_k": 0}, "`top_k` must be a positive integer"),
         ({"top_k": 2.0}, "`top_k` must be a positive integer"),
+        ({"threshold": "0.5"}, "`threshold` must be a number from 0 to 1"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],
     ids=str,
 )

@@ -114,10 +114,9 @@ class PoseEstimationPipeline(Pipeline):
                 "`batch_size`."
             )
         for name, value in (("threshold", threshold), ("nms_threshold", nms_threshold)):
-            if value is not None and (isinstance(value, bool) or not 0 <= value <= 1):
+            if value is not None and not (_is_number(value) and 0 <= value <= 1):
                 raise ValueError(f"`{name}` must be a number from 0 to 1, got {value!r}.")
-        if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
-            raise ValueError(f"`top_k` must be a positive integer, got {top_k!r}.")
+        _check_count("top_k", top_k)
         if nms_threshold is not None and getattr(self.model.config, "keypoint_sigmas", None) is None:
             raise ValueError("`nms_threshold` needs `keypoint_sigmas` in the model's configuration, which has none.")
         forward = {name: value for name, value in (("threshold", threshold), ("top_k", top_k)) if value is not None}
@@ -125,6 +124,7 @@ class PoseEstimationPipeline(Pipeline):
 
     def __call__(self, images: Any, batch_size: int | None = None, **kwargs) -> Any:
         """Estimate poses, see the class."""
+        _check_count("batch_size", batch_size)
         batch_size = batch_size or self._batch_size or 1
         given = self._sanitize_parameters(**kwargs)
         own = (self._preprocess_params, self._forward_params, self._postprocess_params)
@@ -158,14 +158,16 @@ class PoseEstimationPipeline(Pipeline):
             yield from results
 
     def preprocess(self, pictures: list[Image.Image]) -> dict[str, Any]:
-        """Model inputs of RGB pictures, and the size of each."""
+        """Model inputs of RGB pictures of one size, and the size of each."""
         features = self.image_processor(images=pictures, return_tensors="pt").to(self.dtype)
         return {"features": dict(features), "target_sizes": [(picture.height, picture.width) for picture in pictures]}
 
     def _forward(self, inputs, threshold=0.3, top_k=None):
-        """Arrays a picture: `scores`, `labels`, `boxes`, `keypoints`, `keypoint_scores`.
+        """What `post_process_pose_estimation` of every pose processor gives for each picture.
 
-        They are made where the model is, so that only they and no features leave its device.
+        That is `scores` and `labels` (persons,), `boxes` (persons, 4) as corners, `keypoints` (persons, keypoints, 2),
+        all in pixels, and `keypoint_scores` (persons, keypoints). It is made where the model is, so that only this
+        leaves its device.
         """
         outputs = self.model(**inputs["features"])
         options = {"threshold": threshold, "target_sizes": inputs["target_sizes"]}
@@ -207,6 +209,15 @@ class PoseEstimationPipeline(Pipeline):
 
 def _is_url(image: Any) -> bool:
     return isinstance(image, str) and image.startswith(("http://", "https://"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_count(name: str, value: Any):
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
 
 
 def _is_iterable(value: Any) -> bool:
