@@ -201,6 +201,19 @@ def test_transparent_palette(plain):
     assert plain(image).pixel_values[0].transpose(1, 2, 0).tolist() == [[[10, 20, 30], [40, 50, 60]]]
 
 
+def test_steps_can_be_left_out(processor):
+    image = make_image()
+    expected = processor(image, return_tensors="np")["pixel_values"]
+    for off in (False, None):
+        steps = {"do_rescale": off, "do_normalize": off, "return_tensors": "np"}
+        np.testing.assert_array_equal(
+            processor(image, do_resize=off, **steps)["pixel_values"][0], image.transpose(2, 0, 1)
+        )
+        mean, std = (np.float32(value).reshape(3, 1, 1) for value in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+        plain = processor(image, **steps)["pixel_values"]
+        np.testing.assert_allclose((plain / 255 - mean) / std, expected, atol=1e-6)
+
+
 def test_16_bit_grey_keeps_its_tones(plain, tmp_path):
     levels = np.array([[0, 128, 257, 25700, 65535]], dtype=np.uint16)
     expected = np.tile(np.float32([[0, 0, 1, 100, 255]]), (3, 1, 1))

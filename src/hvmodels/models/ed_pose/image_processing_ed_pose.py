@@ -360,7 +360,7 @@ class EDPoseImageProcessor(PilBackend):
         elif not do_pad and return_tensors is not None and len(set(sizes)) > 1:
             raise ValueError(f"`do_pad` must be True for images of different sizes, got (height, width) {sizes}.")
 
-        statistics = (do_rescale and rescale_factor, do_normalize and (image_mean, image_std))
+        arithmetic = (rescale_factor if do_rescale else None, (image_mean, image_std) if do_normalize else None)
         if do_pad or return_tensors is not None:
             if len({len(image) for image in images}) > 1:
                 raise ValueError(
@@ -369,11 +369,11 @@ class EDPoseImageProcessor(PilBackend):
                 )
             pixel_values = np.zeros((len(images), len(images[0]), height, width), dtype=np.float32)
             for padded, image in zip(pixel_values, images, strict=True):
-                _write_floats(image, *statistics, padded[:, : image.shape[1], : image.shape[2]])
+                _write_floats(image, *arithmetic, padded[:, : image.shape[1], : image.shape[2]])
         else:
             pixel_values = [np.empty(image.shape, dtype=np.float32) for image in images]
             for values, image in zip(pixel_values, images, strict=True):
-                _write_floats(image, *statistics, values)
+                _write_floats(image, *arithmetic, values)
         data = {"pixel_values": pixel_values}
         if do_pad:
             data["pixel_mask"] = np.zeros((len(images), height, width), dtype=np.int64)
@@ -499,15 +499,20 @@ def _select_rows(
     return selected
 
 
-def _write_floats(image: np.ndarray, rescale_factor: Any, statistics: Any, out: np.ndarray):
-    """Rescale and normalise (channels, height, width) into `out`; either is left out where it is False."""
+def _write_floats(
+    image: np.ndarray,
+    rescale_factor: float | None,
+    statistics: tuple[float | Sequence[float], float | Sequence[float]] | None,
+    out: np.ndarray,
+):
+    """Rescale (channels, height, width) and normalise it by (mean, std) into `out`; None leaves a step out."""
     channels = len(image)
     # 8-bit images take one of 256 values: computing those and looking them up is quicker than arithmetic on pixels.
     values = np.arange(256)[None, :, None] if image.dtype == np.uint8 else image
-    if rescale_factor is not False:
+    if rescale_factor is not None:
         values = values * np.float64(rescale_factor)
     values = values.astype(np.float32)
-    if statistics:
+    if statistics is not None:
         mean, std = (np.asarray(statistic, dtype=np.float32) for statistic in statistics)
         for name, statistic in (("image_mean", mean), ("image_std", std)):
             if statistic.size not in (1, channels):
