@@ -36,18 +36,19 @@ PATHS = ("train_annotations", "train_images", "validation_annotations", "validat
 
 
 def option(default: Any, text: str) -> Any:
-    metadata = {"help": text}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
 class Recipe:
     """Settings of one run; each is a key of a recipe file and a command-line option, which wins."""
 
-    train_annotations: list[str] = option([], "COCO keypoints files to train on, one or more.")
-    train_images: list[str] = option([], "Image folder of each of them, or one of all.")
+    train_annotations: list[str] = field(
+        default_factory=list, metadata={"help": "COCO keypoints files to train on, one or more."}
+    )
+    train_images: list[str] = field(
+        default_factory=list, metadata={"help": "Image folder of each of them, or one of all."}
+    )
     validation_annotations: str | None = option(None, "COCO keypoints file to evaluate on; none trains without.")
     validation_images: str | None = option(None, "Its image folder.")
     keypoints: str | None = option(
@@ -58,8 +59,9 @@ class Recipe:
     backbone: str | None = option(None, "Pretrained backbone for a model from scratch, e.g. microsoft/resnet-50.")
     config: str | None = option(None, "EDPoseConfig fields of a model from scratch: JSON text or file.")
     augment: bool = option(True, "Mirror, crop and resize training images at random, as published.")
-    train_sizes: list[int] = option(
-        [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800], "Short sides of augmented training images."
+    train_sizes: list[int] = field(
+        default_factory=lambda: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+        metadata={"help": "Short sides of augmented training images."},
     )
     image_size: int = option(800, "Short side of all other images.")
     max_image_size: int = option(1333, "Limit of the long side.")
@@ -133,7 +135,9 @@ class Recipe:
                     f"All annotations must have the categories {train[0].category_ids}, got {dataset.category_ids}."
                 )
             if self.augment and dataset is not validation:
-                dataset.transform = KeypointAugmentation(keypoint_set.flip_pairs, self.train_sizes, self.max_image_size)
+                dataset.transform = KeypointAugmentation(
+                    keypoint_set.flip_pairs, self.train_sizes, self.max_image_size
+                )
         data = PoseData(keypoint_set, train, validation)
         if len(data.train) < self.batch_size:
             raise ValueError(
@@ -170,8 +174,9 @@ class Recipe:
             return model, EDPoseImageProcessor.from_pretrained(self.model, **processor_options)
         values = dict(self.config or {})
         if self.backbone is not None:
-            stages = (values.pop("backbone_config", None) or {}).get("out_features", ["stage2", "stage3", "stage4"])
-            values["backbone_config"] = AutoConfig.from_pretrained(self.backbone, out_features=stages)
+            changes = {"out_features": ["stage2", "stage3", "stage4"], **values.get("backbone_config", {})}
+            values["backbone_config"] = AutoConfig.from_pretrained(self.backbone, **changes)
+            values["backbone_config"].num_labels = 2  # names of a thousand classes would fill the configuration
         values.setdefault("expansion_head", "last" if len(data.keypoint_set) == 17 else "first")
         if unknown := set(values) - {entry.name for entry in fields(EDPoseConfig)}:
             raise ValueError(f"`config` has the unknown fields {sorted(unknown)}.")
@@ -304,14 +309,21 @@ def complete_keypoint_set(dataset: KeypointDataset) -> KeypointSet:
 
 
 def load_backbone(model: EDPoseForPoseEstimation, folder: str):
-    """Copy the weights of a pretrained backbone, all of which must fit."""
-    backbone = model.model.backbone
-    source = AutoBackbone.from_pretrained(folder, config=model.config.backbone_config).state_dict()
-    wanted = backbone.state_dict()
-    missing = [name for name in wanted if name not in source]
+    """Copy the weights of a pretrained backbone; only the norms behind a Swin's stages may be new.
+
+    Raises:
+        ValueError: If others are missing.
+    """
+    config = model.config.backbone_config
+    backbone_class = type(AutoBackbone.from_config(config))  # `AutoBackbone.from_pretrained` takes no folders
+    source, found = backbone_class.from_pretrained(
+        folder, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    missing = sorted(name for name in found["missing_keys"] if "hidden_states_norms" not in name)
     if missing:
         raise ValueError(f"`backbone` {folder!r} lacks {missing[:5]}{' and more' * (len(missing) > 5)}.")
-    backbone.load_state_dict({name: source[name] for name in wanted})
+    weights = source.state_dict()
+    model.model.backbone.load_state_dict({name: weights[name] for name in model.model.backbone.state_dict()})
 
 
 @torch.inference_mode()
@@ -322,16 +334,19 @@ def evaluate(
     processor: EDPoseImageProcessor,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Average precision over all validation images; each is predicted by one process, once."""
+    """Average precision over all validation images; each is predicted by one process, once.
+
+    Processes take whole batches, which are the same for any number of processes: padding changes poses a little.
+    """
     dataset = data.validation
     evaluator = KeypointEvaluator(
         recipe.validation_annotations, data.keypoint_set.sigmas, recipe.evaluation, dataset.category_ids[0]
     )
-    order = np.argsort(dataset.aspect_ratios, kind="stable")[accelerator.process_index :: accelerator.num_processes]
-    size = recipe.evaluation_batch_size
+    order, size = np.argsort(dataset.aspect_ratios, kind="stable"), recipe.evaluation_batch_size
+    batches = [order[start : start + size].tolist() for start in range(0, len(order), size)]
     loader = DataLoader(
         dataset,
-        batch_sampler=[order[start : start + size].tolist() for start in range(0, len(order), size)],
+        batch_sampler=batches[accelerator.process_index :: accelerator.num_processes],
         collate_fn=KeypointCollator(processor),
         num_workers=recipe.num_workers,
     )

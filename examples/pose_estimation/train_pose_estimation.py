@@ -68,6 +68,7 @@ def main(arguments: list[str] | None = None):
         num_train_epochs=recipe.epochs,
         gradient_accumulation_steps=recipe.accumulation_steps,
         max_grad_norm=recipe.max_grad_norm,
+        use_cpu=not torch.accelerator.is_available(),  # without it, bfloat16 needs a GPU
         bf16=recipe.mixed_precision == "bf16",
         fp16=recipe.mixed_precision == "fp16",
         eval_strategy="steps",
