@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.local_hub import LocalHub
 from transformers import BertConfig, BertModel, Wav2Vec2FeatureExtractor, pipeline
 
 from hvmodels import LTSFLinearConfig, LTSFLinearFeatureExtractor, LTSFLinearForPrediction, LTSFLinearModel
 from hvmodels.hub import collect_code, export, load_folder, publish
+from tests.local_hub import LocalHub
 
 
 REPO_ID = "org/nlinear-toy"

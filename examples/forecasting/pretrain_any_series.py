@@ -98,7 +98,9 @@ def main():
     with torch.inference_mode():
         forecast = model(past[..., None]).prediction_outputs[..., 0]
     last = past[:, -1:].expand_as(future)
-    print(f"synthetic test windows: MAE {(forecast - future).abs().mean():.4f}, last value {(last - future).abs().mean():.4f}")
+    print(
+        f"synthetic test windows: MAE {(forecast - future).abs().mean():.4f}, last value {(last - future).abs().mean():.4f}"
+    )
 
 
 if __name__ == "__main__":

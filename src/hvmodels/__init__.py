@@ -3,7 +3,7 @@
 `import hvmodels` registers every model, processor and pipeline with the Auto classes of transformers.
 """
 
-from .methods import METHODS, TASKS, register
+from .methods import METHODS, TASKS, default_model, register
 from .models.ed_pose import EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor, EDPoseModel
 from .models.forecasting import (
     LTSFLinearConfig,
@@ -34,5 +34,6 @@ __all__ = [
     "PoseEstimationPipeline",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
+    "default_model",
     "read_series",
 ]

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, pipeline
 from transformers.utils import logging
 
-from .methods import METHODS, TASKS, method_of
+from .methods import METHODS, TASKS, default_model, method_of
 from .pipelines.pipeline_pose_estimation import IMAGE_SUFFIXES
 
 
@@ -103,7 +104,7 @@ def predict(
         data, prediction_length = files("hvmodels") / EXAMPLE_SERIES, prediction_length or 24
         typer.echo("Embedded example: monthly airline passengers 1949-1960, in thousands (Box and Jenkins, series G).")
     task = TASKS["time-series-forecasting"]
-    forecaster = pipeline(task.name, model=model or str(files("hvmodels") / task.default_model))
+    forecaster = pipeline(task.name, model=model or default_model(task.name))
     options = {"prediction_length": prediction_length, "period": period, "missing_values": missing_values}
     try:
         forecast = forecaster(str(data), interval=interval, **options)
@@ -201,7 +202,7 @@ def evaluate(
     target: Annotated[str | None, typer.Option(help="Column for features S; the last if absent.")] = None,
     drop_last: Annotated[
         int | None,
-        typer.Option(help="Leave out the windows after the last full batch of this size, as the papers did."),
+        typer.Option(min=1, help="Leave out the windows after the last full batch of this size, as the papers did."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Poses: folder of the annotated images.")] = None,
     style: Annotated[
@@ -225,6 +226,10 @@ def evaluate(
         raise ValueError(f"`split` must be train, validation or test, got {split!r}.")
     network, _ = load_folder(model)
     config = network.config
+    if features == "MS" and config.prediction_channel_indices is None:
+        raise ValueError(
+            "`features` MS needs a model with `prediction_channel_indices`; this one predicts every channel."
+        )
     make = LongTermForecastingData.from_benchmark if data.stem in BENCHMARKS else LongTermForecastingData
     windows = getattr(
         make(data, config.context_length, config.prediction_length, features=features, target=target), split
@@ -309,8 +314,8 @@ def main():
     logging.disable_progress_bar()
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        typer.echo(f"error: {error}", err=True)
+    except (ValueError, TypeError, OSError, ImportError, StrictDataclassError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
 
 

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 
 import transformers
 from transformers import AutoConfig, AutoModel
@@ -149,10 +150,20 @@ def method_of(model_type: str) -> Method:
     )
 
 
+def default_model(task: str) -> str:
+    """Folder of the embedded model of a task, for `pipeline(task, model=...)` and `from_pretrained`.
+
+    Raises:
+        ValueError: If the task is unknown or has no embedded model.
+    """
+    if task not in TASKS or TASKS[task].default_model is None:
+        known = [name for name, entry in TASKS.items() if entry.default_model is not None]
+        raise ValueError(f"`task` must be one of {known}, which have an embedded model, got {task!r}.")
+    return str(Path(__file__).parent / TASKS[task].default_model)
+
+
 def register():
     """Register every method and task with transformers; `import hvmodels` calls it."""
-    from pathlib import Path
-
     for method in METHODS.values():
         AutoConfig.register(method.config.model_type, method.config)
         AutoModel.register(method.config, method.model)
@@ -168,7 +179,7 @@ def register():
         # `pipeline` would ask to trust it instead of taking the registered one.
         method.config.custom_pipelines = property(lambda config: {}, lambda config, value: None)
     for task in TASKS.values():
-        default = task.default_model and {"model": (str(Path(__file__).parent / task.default_model), "main")}
+        default = task.default_model and {"model": (default_model(task.name), "main")}
         PIPELINE_REGISTRY.register_pipeline(
             task.name,
             pipeline_class=task.pipeline,
@@ -180,4 +191,4 @@ def register():
             PIPELINE_REGISTRY.task_aliases[task.hub_tag] = task.name
 
 
-__all__ = ["METHODS", "TASKS", "Method", "Task", "method_of"]
+__all__ = ["METHODS", "TASKS", "Method", "Task", "default_model", "method_of"]

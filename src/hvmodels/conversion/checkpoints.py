@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import tempfile
 import zipfile
@@ -47,10 +48,10 @@ def read_checkpoint(
             with torch.serialization.safe_globals(list(allowed_types)):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))  # the rest of PyTorch's advice is to run the code after all
         raise ValueError(
-            f"`checkpoint` {str(path)!r} holds more than weights, or is no checkpoint, and was not opened, since its "
-            f"pickle could run code ({reason}). If you trust it, save its weights alone: "
+            f"`checkpoint` {str(path)!r} holds more than weights{f' ({found[1]})' if found else ''}, or is no PyTorch "
+            "file, and was not opened, since its pickle could run code. If you trust it, save its weights alone: "
             "`torch.save(model.state_dict(), path)`."
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError,
@@ -79,6 +80,8 @@ def read_checkpoint(
             raise ValueError(f"`checkpoint` {str(path)!r}: the entry {name!r} must be an ordinary dense tensor.")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"`checkpoint` {str(path)!r}: the entry {name!r} has NaN or infinite values.")
+        if name.removeprefix("module.") in weights:
+            raise ValueError(f"`checkpoint` {str(path)!r} holds {name!r} twice, with and without `module.`.")
         weights[name.removeprefix("module.")] = tensor
     return weights
 
@@ -95,7 +98,7 @@ def read_original_config(config: str | PathLike | Mapping | None) -> dict[str, A
         return dict(config)
     try:
         options = json.loads(Path(config).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"`original_config` {str(config)!r} must be a JSON file: {error}") from error
     if not isinstance(options, dict):
         raise ValueError(f"`original_config` {str(config)!r} must hold a JSON object, got {type(options).__name__}.")

@@ -46,11 +46,8 @@ def convert(
     dtype = state_dict["model.linear.weight" if config.variant != "dlinear" else "model.linear_trend.weight"].dtype
     model = LTSFLinearForPrediction(config).to(dtype).eval()
     model.load_state_dict(state_dict, strict=True)
-    extractor = LTSFLinearFeatureExtractor(
-        context_length=config.context_length,
-        prediction_length=config.prediction_length,
-        standardization="none",  # checkpoints hold no scaler: fit one on the training rows, or pass scaled values
-    )
+    # Checkpoints hold no scaler. The extractor is left unfitted, and says so if it is used before `fit(train_rows)`.
+    extractor = LTSFLinearFeatureExtractor(config.context_length, config.prediction_length)
     return model, extractor
 
 
@@ -99,7 +96,10 @@ def convert_state_dict(
             f"`original_config`: the horizon is {horizon}, but the checkpoint has {config['prediction_length']} "
             "outputs; only models with a point loss (one output a step) can be converted."
         )
-    if options.get("features") == "MS":
+    features = options.get("features", "M")
+    if features not in ("M", "S", "MS"):
+        raise ValueError(f"`original_config`: `features` must be 'M', 'S' or 'MS', got {features!r}.")
+    if features == "MS":
         config["prediction_channel_indices"] = [-1]
     config["moving_average_kernel_size"] = _kernel_size(options)
     return LTSFLinearConfig(variant=variant, **config), state_dict
@@ -134,7 +134,7 @@ def _group(weights: Mapping[str, torch.Tensor]) -> dict[str, dict[str, dict[int 
 
 def _variant(layers: set[str], options: Mapping[str, Any]) -> str:
     named = options.get("model")
-    if named is not None and named not in VARIANTS:
+    if named is not None and (not isinstance(named, str) or named not in VARIANTS):
         raise ValueError(f"`original_config`: `model` must be one of {sorted(VARIANTS)}, got {named!r}.")
     if named is None:
         if "linear_trend" in layers:

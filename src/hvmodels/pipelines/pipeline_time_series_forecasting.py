@@ -14,7 +14,7 @@ MAX_BACKTEST_WINDOWS = 1000
 
 @dataclass
 class ForecastJob:
-    """One series on its way through the pipeline; backtest arrays are in the data's units."""
+    """One series on its way through the pipeline; backtest, margins of intervals and forecast in the data's units."""
 
     series: Any
     model: Any
@@ -23,6 +23,7 @@ class ForecastJob:
     features: Any = None
     report: dict = field(default_factory=dict)
     backtest_forecasts: np.ndarray | None = None
+    margins: np.ndarray | None = None
     forecast: np.ndarray | None = None
 
     @property
@@ -64,7 +65,7 @@ def conformal_margins(residuals: np.ndarray, coverage: float) -> np.ndarray:
     Raises:
         ValueError: If the coverage is not in (0, 1), or too high for the number of windows.
     """
-    if not isinstance(coverage, float) or not 0 < coverage < 1:
+    if not isinstance(coverage, float | np.floating) or not 0 < coverage < 1:
         raise ValueError(f"`interval` must be a coverage between 0 and 1 such as 0.9, got {coverage!r}.")
     count = len(residuals)
     rank = math.ceil((count + 1) * coverage)
@@ -100,6 +101,25 @@ class TimeSeriesForecastingPipeline(Pipeline):
     _load_feature_extractor = True
     _load_processor = _load_image_processor = _load_tokenizer = _load_video_processor = False
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for name in ("context_length", "prediction_length"):
+            of_model, of_extractor = getattr(self.model.config, name), getattr(self.feature_extractor, name)
+            if of_model != of_extractor:
+                raise ValueError(
+                    f"`model` and `feature_extractor` must have the same `{name}`, got {of_model} and {of_extractor}."
+                )
+
+    def __call__(self, data, **call_arguments):
+        """Forecast one series, or each series of a list; a list of numbers, or of rows of numbers, is one series."""
+        if isinstance(data, list | tuple):
+            if not data:
+                raise ValueError("`data` must hold at least one series, got an empty list.")
+            if not self.feature_extractor.is_batch(data):
+                return super().__call__([data], **call_arguments)[0]
+            data = list(data)
+        return super().__call__(data, **call_arguments)
+
     def _sanitize_parameters(
         self, prediction_length=None, interval=None, period=None, fit=None, missing_values=None, **unknown
     ):
@@ -111,6 +131,8 @@ class TimeSeriesForecastingPipeline(Pipeline):
         for name, value in (("prediction_length", prediction_length), ("period", period)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        if fit not in (None, True, False):
+            raise ValueError(f"`fit` must be True, False or None, got {fit!r}.")
         if interval is not None:
             conformal_margins(np.zeros((10**6, 1, 1)), interval)
         given = {
@@ -126,6 +148,8 @@ class TimeSeriesForecastingPipeline(Pipeline):
     def preprocess(self, data, prediction_length=None, interval=None, period=None, fit=None, missing_values=None):
         """Read a series and fit a model to it, or prepare the inputs of the pipeline's own model."""
         series = self.feature_extractor.read(data, missing_values)
+        if period is not None and period >= len(series):
+            raise ValueError(f"`period` must be smaller than the history of {len(series)} rows, got {period}.")
         own_length = self.feature_extractor.prediction_length
         job = ForecastJob(series, self.model, self.feature_extractor, prediction_length or own_length)
         if self._should_fit(job, period, fit):
@@ -143,10 +167,9 @@ class TimeSeriesForecastingPipeline(Pipeline):
         job.features = job.feature_extractor(series)
         if interval is not None and job.backtest_forecasts is None:
             job.backtest_forecasts = self._rolling_forecasts(job)
-        margins = None
         if interval is not None:
-            margins = conformal_margins(self._targets(job) - job.backtest_forecasts, interval)
-        return {"job": job, "margins": margins}
+            job.margins = conformal_margins(self._targets(job) - job.backtest_forecasts, interval)
+        return {"job": job}
 
     def _should_fit(self, job: ForecastJob, period: int | None, fit: bool | None) -> bool:
         can_fit = hasattr(self.model, "fit_to_series")
@@ -184,14 +207,15 @@ class TimeSeriesForecastingPipeline(Pipeline):
             from pandas import DataFrame
         except ImportError as error:
             raise ImportError("Forecasts come as tables, which need pandas: `pip install pandas`.") from error
-        job, margins = outputs["job"], outputs["margins"]
+        job = outputs["job"]
         dates = job.series.future_timestamps(job.prediction_length)
-        frame = DataFrame({"step": np.arange(1, job.prediction_length + 1)} if dates is None else {"date": dates})
+        table = {"step": np.arange(1, job.prediction_length + 1)} if dates is None else {"date": dates}
         for index, column in enumerate(self._columns(job)):
-            frame[column] = job.forecast[:, index]
-            if margins is not None:
-                frame[f"{column}_lower"] = job.forecast[:, index] - margins[: len(frame), index]
-                frame[f"{column}_upper"] = job.forecast[:, index] + margins[: len(frame), index]
+            table[column] = job.forecast[:, index]
+            if job.margins is not None:
+                table[f"{column}_lower"] = job.forecast[:, index] - job.margins[:, index]
+                table[f"{column}_upper"] = job.forecast[:, index] + job.margins[:, index]
+        frame = DataFrame(table)
         frame.attrs["report"] = job.report
         return frame
 
@@ -207,8 +231,8 @@ class TimeSeriesForecastingPipeline(Pipeline):
         count = min(len(values) - length + 1, MAX_BACKTEST_WINDOWS)
         if count < 1:
             raise ValueError(
-                f"A backtest needs at least {length} rows (context and forecast), got {len(values)}; "
-                "pass a longer history, or leave out `interval`."
+                f"`data` must have at least {length} rows (context and forecast) for a backtest or an `interval`, got "
+                f"{len(values)}; pass a longer history."
             )
         starts = np.arange(len(values) - length + 1 - count, len(values) - length + 1)
         features = extractor([values[start : start + context_length] for start in starts])

@@ -67,12 +67,18 @@ def plot_temporal_map(model: Any, channel: int = 0) -> Any:
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If the model has no map for the channel.
     """
-    weight = model.model.merged_map()[0].detach().float().cpu()
+    weight = model.model.merged_map()[0].detach().float().cpu().numpy()
+    channels = len(weight) if weight.ndim == 3 else 1
+    if channel not in range(channels):
+        raise ValueError(f"`channel` must be in [0, {channels}), got {channel!r}.")
     weight = weight[channel] if weight.ndim == 3 else weight
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    bound = weight.abs().quantile(0.99).item()
+    bound = np.quantile(np.abs(weight), 0.99)
     extent = (-weight.shape[1], 0, weight.shape[0], 1)
     image = axis.imshow(weight, aspect="auto", cmap="RdBu_r", vmin=-bound, vmax=bound, extent=extent)
     axis.set_xlabel("past step")

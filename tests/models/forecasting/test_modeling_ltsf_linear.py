@@ -2,6 +2,11 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import AutoFeatureExtractor
+
+from hvmodels import LTSFLinearConfig, LTSFLinearFeatureExtractor, LTSFLinearForPrediction, LTSFLinearModel
 from tests.modeling_checks import (
     ConfigChecks,
     ModelChecks,
@@ -10,11 +15,6 @@ from tests.modeling_checks import (
     seeded,
     with_random_weights,
 )
-from torch import nn
-from torch.testing import assert_close
-from transformers import AutoFeatureExtractor
-
-from hvmodels import LTSFLinearConfig, LTSFLinearFeatureExtractor, LTSFLinearForPrediction, LTSFLinearModel
 
 
 VARIANTS = [(variant, individual) for variant in ("linear", "nlinear", "dlinear") for individual in (False, True)]
@@ -90,6 +90,12 @@ class TestLTSFLinearConfig(ConfigChecks):
         "prediction_channel_indices": [0, -1],
     }
 
+    def test_defaults_are_the_published_settings(self):
+        """Section 5.1 of the paper: look-back 336, shortest horizon 96; the original's window is always 25."""
+        config = LTSFLinearConfig()
+        assert (config.variant, config.individual, config.weight_init) == ("dlinear", False, "default")
+        assert (config.context_length, config.prediction_length, config.moving_average_kernel_size) == (336, 96, 25)
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -106,6 +112,16 @@ class TestLTSFLinearConfig(ConfigChecks):
     def test_values_that_do_not_fit(self, arguments, message):
         with pytest.raises(ValueError, match=message):
             LTSFLinearConfig(**arguments)
+
+    def test_smallest_values_and_outermost_channels(self):
+        config = LTSFLinearConfig(
+            context_length=1,
+            prediction_length=1,
+            num_input_channels=3,
+            moving_average_kernel_size=1,
+            prediction_channel_indices=[-3, 2],
+        )
+        assert LTSFLinearForPrediction(config)(torch.zeros(1, 1, 3)).prediction_outputs.shape == (1, 1, 2)
 
     @pytest.mark.parametrize("arguments", [{"variant": "rlinear"}, {"context_length": "12"}, {"weight_init": "zeros"}])
     def test_wrong_types(self, arguments):
@@ -285,7 +301,7 @@ def test_training_learns_a_linear_rule(config):
 def test_prediction_channel_indices(config):
     past_values, future_values = series(config), torch.randn(2, config.prediction_length, 3)
     all_channels = random_model(config)
-    some = LTSFLinearForPrediction(LTSFLinearConfig.from_dict(config.to_dict(), prediction_channel_indices=[-1, 0]))
+    some = LTSFLinearForPrediction(LTSFLinearConfig.from_dict(config.to_dict(), prediction_channel_indices=[2, -3]))
     some.load_state_dict(all_channels.state_dict())
     expected = all_channels(past_values).prediction_outputs[..., [2, 0]]
     outputs = some(past_values, future_values=future_values)
@@ -293,6 +309,16 @@ def test_prediction_channel_indices(config):
     assert_close(outputs.loss, ((expected - future_values[..., [2, 0]]) ** 2).mean())
     # Targets that hold the predicted channels only are taken as they are.
     assert_equal(some(past_values, future_values=future_values[..., [2, 0]]).loss, outputs.loss)
+
+
+def test_all_channels_in_another_order(config):
+    past_values, future_values = series(config), torch.randn(2, config.prediction_length, 3)
+    model = random_model(config)
+    expected = model(past_values, future_values=future_values)
+    model.config.prediction_channel_indices = [2, 0, 1]
+    outputs = model(past_values, future_values=future_values)
+    assert_equal(outputs.prediction_outputs, expected.prediction_outputs[..., [2, 0, 1]])
+    assert_close(outputs.loss, expected.loss)
 
 
 # Missing values

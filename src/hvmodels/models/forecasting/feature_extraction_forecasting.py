@@ -5,6 +5,7 @@ and population standard deviation of the training rows, a constant column keeps 
 """
 
 import sys
+import warnings
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal
@@ -56,19 +57,26 @@ def import_pandas() -> Any:
 def _infer_frequency(timestamps) -> str:
     """The coarsest calendar step whose grid holds all timestamps; gaps are allowed, up to half of the grid."""
     pd = import_pandas()
-    if len(timestamps) >= 3 and (frequency := pd.infer_freq(timestamps)):
-        return frequency
+    if len(timestamps) >= 3:
+        with warnings.catch_warnings():  # pandas 3 announces that pandas 4 returns an offset; either is fine here
+            warnings.simplefilter("ignore")
+            frequency = pd.infer_freq(timestamps)
+        if frequency is not None:
+            return getattr(frequency, "freqstr", frequency)
     if len(timestamps) < 2:
         raise ValueError("`data` must have at least 2 rows to tell the step between its dates; pass `frequency`.")
     smallest = pd.Series(timestamps).diff().min()
-    candidates = ["YS", "YE", "QS", "QE", "MS", "ME", "B"] if smallest >= pd.Timedelta(days=1) else []
-    for candidate in [*candidates, pd.tseries.frequencies.to_offset(smallest)]:
+    week = f"W-{timestamps[0].day_name()[:3].upper()}"
+    candidates = ["YS", "YE", "QS", "QE", "MS", "ME", week, "B"] if smallest >= pd.Timedelta(days=1) else []
+    days, rest = divmod(smallest, pd.Timedelta(days=1))
+    step = pd.tseries.frequencies.to_offset(smallest if rest else f"{days}D")  # a day has no fixed number of hours
+    for candidate in [*candidates, step]:
         grid = pd.date_range(timestamps[0], timestamps[-1], freq=candidate)
         if len(grid) <= 2 * len(timestamps) and timestamps.isin(grid).all():
             return pd.tseries.frequencies.to_offset(candidate).freqstr
     raise ValueError(
         "`data` must have dates on a regular step (hours, days, months ...); its dates follow none. "
-        "Resample it first, e.g. `data.resample('1h').mean()`."
+        "Resample it first, e.g. `data.resample('1h').mean()`, or pass `frequency` if most dates are absent."
     )
 
 
@@ -77,7 +85,7 @@ def _split_dates(frame, timestamp_column: str | None):
     pd = import_pandas()
     if timestamp_column is not None and timestamp_column not in frame.columns:
         raise ValueError(
-            f"`timestamp_column` is {timestamp_column!r}, but `data` has the columns {list(map(str, frame.columns))}."
+            f"`timestamp_column` is {timestamp_column!r}, but `data` has the columns {list(frame.columns)}."
         )
     if timestamp_column is None:
         if isinstance(frame.index, pd.DatetimeIndex):
@@ -86,8 +94,15 @@ def _split_dates(frame, timestamp_column: str | None):
         if first is None or pd.api.types.is_numeric_dtype(frame[first]):
             return None, frame
         timestamp_column = first
+    elif pd.api.types.is_numeric_dtype(frame[timestamp_column]):
+        raise ValueError(
+            f"`timestamp_column` {timestamp_column!r} must hold dates, got {frame[timestamp_column].dtype}; convert it "
+            "first, e.g. by `pandas.to_datetime(column, unit='s')`."
+        )
     try:
-        timestamps = pd.DatetimeIndex(pd.to_datetime(frame[timestamp_column]))
+        with warnings.catch_warnings():  # the announcement of a guess, just before the error that it fails
+            warnings.filterwarnings("ignore", "Could not infer format", UserWarning)
+            timestamps = pd.DatetimeIndex(pd.to_datetime(frame[timestamp_column]))
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"Column {timestamp_column!r} of `data` must hold dates (it is the first non-numeric column): {error}. "
@@ -115,13 +130,19 @@ def _to_frame(data):
 
 
 def _numeric_values(frame) -> np.ndarray:
+    types = import_pandas().api.types
     values = np.empty(frame.shape, dtype=np.float64)
     for index, column in enumerate(frame.columns):
+        dtype = frame[column].dtype
         try:
+            if not (types.is_numeric_dtype(dtype) or types.is_object_dtype(dtype)) or types.is_complex_dtype(dtype):
+                raise TypeError(
+                    "dates, text and complex numbers are not real numbers, even where pandas converts them"
+                )
             values[:, index] = frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"Column {str(column)!r} of `data` must be numeric, got {frame[column].dtype}; convert or drop it."
+                f"Column {column!r} of `data` must be numeric, got {dtype}; convert or drop it."
             ) from error
     return values
 
@@ -189,37 +210,54 @@ def read_series(
     """
     if missing_values not in MISSING_VALUES:
         raise ValueError(f"`missing_values` must be one of {MISSING_VALUES}, got {missing_values!r}.")
+    columns = _column_names(columns)
     frame, timestamps = _to_frame(data), None
     if frame is not None:
+        frame = frame.set_axis(list(map(str, frame.columns)), axis=1)
+        if repeated := sorted(frame.columns[frame.columns.duplicated()]):
+            raise ValueError(f"`data` must have different column names, got {repeated} more than once.")
         timestamps, frame = _split_dates(frame, timestamp_column)
         if columns is not None:
             if absent := [name for name in columns if name not in frame.columns]:
                 raise ValueError(
-                    f"`data` lacks the columns {absent}; it has {list(map(str, frame.columns))}, "
-                    f"and the model reads {list(columns)}."
+                    f"`data` lacks the columns {absent}; it has {list(frame.columns)}, and the model reads {columns}."
                 )
-            frame = frame[list(columns)]
-        names, values = list(map(str, frame.columns)), _numeric_values(frame)
+            frame = frame[columns]
+        names, values = list(frame.columns), _numeric_values(frame)
     else:
         names, values = columns, _array_values(data)
         if names is None:
             names = [str(index) for index in range(values.shape[1])]
         elif len(names) != values.shape[1]:
-            raise ValueError(
-                f"`data` must have {len(names)} channels ({list(names)}), got an array with {values.shape[1]}."
-            )
+            raise ValueError(f"`data` must have {len(names)} channels ({names}), got an array with {values.shape[1]}.")
     if values.size == 0:
         raise ValueError(f"`data` must have at least one row and one column of numbers, got shape {values.shape}.")
     if timestamps is not None:
-        timestamps, frequency, values = _regular_grid(timestamps, frequency, values)
+        timestamps, frequency, values = _regular_grid(timestamps, frequency, values, missing_values)
     else:
         frequency = None
-    return TimeSeries(fill_missing(values, names, missing_values), list(names), timestamps, frequency)
+    return TimeSeries(fill_missing(values, names, missing_values), names, timestamps, frequency)
+
+
+def _column_names(columns) -> list[str] | None:
+    if columns is None:
+        return None
+    names = [] if isinstance(columns, str) else list(map(str, columns))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"`columns` must be a list of different column names, or None for all, got {columns!r}.")
+    return names
 
 
 def _array_values(data) -> np.ndarray:
+    if isinstance(data, list | tuple) and data and getattr(data[0], "shape", ()) != ():
+        raise TypeError(
+            f"`data` must be one series here, got {len(data)} of {type(data[0]).__name__}; pass each alone."
+        )
     try:
-        values = np.asarray(data.detach().cpu() if hasattr(data, "detach") else data)
+        tensor = data.detach().cpu() if hasattr(data, "detach") else None
+        if tensor is not None and tensor.is_floating_point():
+            tensor = tensor.double()  # NumPy lacks bfloat16
+        values = np.asarray(data if tensor is None else tensor)
     except ValueError as error:
         raise TypeError(f"`data` must be a rectangular array (time, channels): {error}") from error
     if values.dtype.kind not in "fiub":
@@ -229,12 +267,16 @@ def _array_values(data) -> np.ndarray:
         )
     if values.ndim not in (1, 2):
         raise ValueError(
-            f"`data` must have shape (time,) or (time, channels), got {values.shape}; pass several series as a list."
+            f"`data` must have shape (time,) or (time, channels), got {values.shape or 'one number'}; pass several "
+            "series as a list."
         )
-    return values.reshape(len(values), -1).astype(np.float64)
+    numbers = values.astype(np.float64)
+    if np.ma.isMaskedArray(data):
+        numbers[np.ma.getmaskarray(data)] = np.nan
+    return numbers[:, None] if numbers.ndim == 1 else numbers
 
 
-def _regular_grid(timestamps, frequency: str | None, values: np.ndarray):
+def _regular_grid(timestamps, frequency: str | None, values: np.ndarray, missing_values: str):
     """Put rows on a regular grid of dates, absent rows as NaN: (timestamps, frequency, values)."""
     pd = import_pandas()
     if timestamps.hasnans:
@@ -248,14 +290,24 @@ def _regular_grid(timestamps, frequency: str | None, values: np.ndarray):
         raise ValueError("`data` must be sorted by date, oldest row first; use `data.sort_values(date_column)`.")
     frequency = frequency or _infer_frequency(timestamps)
     try:
+        if pd.tseries.frequencies.to_offset(frequency).n < 1:
+            raise ValueError("the step must be positive")
         grid = pd.date_range(timestamps[0], timestamps[-1], freq=frequency)
-    except ValueError as error:
-        raise ValueError(f"`frequency` must be a pandas offset alias such as 'h', 'D', 'MS': {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`frequency` must be a pandas offset alias such as 'h', 'D', 'MS', got {frequency!r}: {error}"
+        ) from error
     rows = grid.get_indexer(timestamps)
     if (rows < 0).any():
         raise ValueError(
             f"`data` has the date {timestamps[rows < 0][0]}, which is off the grid of `frequency` = {frequency!r}; "
             "resample it or pass its true frequency."
+        )
+    if len(grid) > len(timestamps) and missing_values == "raise":
+        raise ValueError(
+            f"`data` lacks {len(grid) - len(timestamps)} of the {len(grid)} dates on the grid of `frequency` = "
+            f"{frequency!r}, the first {grid.difference(timestamps)[0]}; pass its true frequency, add the rows, or choose "
+            "`missing_values='forward_fill'` or `'interpolate'`."
         )
     regular = np.full((len(grid), values.shape[1]), np.nan)
     regular[rows] = values
@@ -307,13 +359,13 @@ class ForecastingFeatureExtractor(FeatureExtractionMixin):
         for name, value in (("context_length", context_length), ("prediction_length", prediction_length)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-        if (mean is None) != (scale is None) or (mean is not None and len(mean) != len(scale)):
+        if (mean is None) != (scale is None):
             raise ValueError("`mean` and `scale` must be given together, one number a channel in each.")
-        if scale is not None and not (np.all(np.isfinite(mean)) and np.all(np.asarray(scale) > 0)):
-            raise ValueError("`mean` must be finite and `scale` positive, one number a channel.")
+        self.columns = _column_names(columns)
+        if mean is not None:
+            _check_scaler(mean, scale, self.columns)
         self.context_length = context_length
         self.prediction_length = prediction_length
-        self.columns = None if columns is None else list(columns)
         self.timestamp_column = timestamp_column
         self.frequency = frequency
         self.standardization = standardization
@@ -341,10 +393,16 @@ class ForecastingFeatureExtractor(FeatureExtractionMixin):
             The extractor itself, with `standardization="train"`.
         """
         series = self.read(data)
+        num_train_rows = len(series) if num_train_rows is None else num_train_rows
+        if not isinstance(num_train_rows, int | np.integer) or not 1 <= num_train_rows <= len(series):
+            raise ValueError(f"`num_train_rows` must be an integer in [1, {len(series)}], got {num_train_rows!r}.")
         rows = series.values[:num_train_rows]
-        if len(rows) == 0 or (num_train_rows or 0) > len(series):
-            raise ValueError(f"`num_train_rows` must be in [1, {len(series)}], got {num_train_rows}.")
-        mean, variance = rows.mean(axis=0), rows.var(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, variance = rows.mean(axis=0), rows.var(axis=0)
+        if not np.isfinite(variance).all():
+            raise ValueError(
+                f"`data` has values too large for a variance, up to {np.abs(rows).max():.3g}; rescale it."
+            )
         # The bound below which scikit-learn takes a column for constant: its variance is rounding error.
         epsilon = np.finfo(np.float64).eps
         constant = variance <= len(rows) * epsilon * variance + (len(rows) * mean * epsilon) ** 2
@@ -352,6 +410,11 @@ class ForecastingFeatureExtractor(FeatureExtractionMixin):
         self.columns, self.frequency = series.columns, series.frequency
         self.mean, self.scale, self.standardization = mean.tolist(), scale.tolist(), "train"
         return self
+
+    @staticmethod
+    def is_batch(data: Any) -> bool:
+        """Whether `data` is a list of series; a list of numbers, or of rows of numbers, is one series."""
+        return isinstance(data, list | tuple) and not _is_number_list(data)
 
     def _location_and_scale(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and scale, each (channels,), by which (time, channels) is standardised."""
@@ -396,12 +459,18 @@ class ForecastingFeatureExtractor(FeatureExtractionMixin):
             ValueError: If the number of channels does not fit.
         """
         values = np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values, dtype=np.float64)
-        if location is None or scale is None:
+        if (location is None) != (scale is None):
+            raise ValueError("`location` and `scale` must be given together, one number a channel in each.")
+        if location is None:
             if self.mean is None:
                 raise ValueError("This feature extractor has no `mean` and `scale`; pass `location` and `scale`.")
-            location, scale = np.asarray(self.mean), np.asarray(self.scale)
+            location, scale = self.mean, self.scale
+        location, scale = np.asarray(location), np.asarray(scale)
         if channel_indices is not None:
-            location, scale = location[list(channel_indices)], scale[list(channel_indices)]
+            channels, indices = len(location), list(channel_indices)
+            if not all(-channels <= index < channels for index in indices):
+                raise ValueError(f"`channel_indices` must be in [{-channels}, {channels}), got {indices}.")
+            location, scale = location[indices], scale[indices]
         if values.ndim == 0 or values.shape[-1] != len(location):
             raise ValueError(
                 f"`values` must have {len(location)} channels in its last axis, got shape {values.shape}."
@@ -423,14 +492,21 @@ class ForecastingFeatureExtractor(FeatureExtractionMixin):
             TypeError: If a series holds no numbers.
             ValueError: If a series is empty, too short, or has missing values or the wrong channels.
         """
-        items = list(data) if isinstance(data, list | tuple) and not _is_number_list(data) else [data]
+        items = list(data) if self.is_batch(data) else [data]
         if not items:
             raise ValueError("`data` must hold at least one series, got an empty list.")
         features = {"past_values": [], "location": [], "scale": []}
         for item in items:
             context = self._context(self.read(item).values)
             location, scale = self._location_and_scale(context)
-            features["past_values"].append(((context - location) / scale).astype(np.float32))
+            with np.errstate(over="ignore", invalid="ignore"):
+                past_values = ((context - location) / scale).astype(np.float32)
+            if not np.isfinite(past_values).all():
+                raise ValueError(
+                    f"`data` must fit into float32 after standardization ({self.standardization!r}), but its largest "
+                    f"value is {np.abs(context).max():.3g}; change its unit, or standardize it."
+                )
+            features["past_values"].append(past_values)
             features["location"].append(location)
             features["scale"].append(scale)
         if len({values.shape for values in features["past_values"]}) > 1:
@@ -448,6 +524,20 @@ class ForecastingFeatureExtractor(FeatureExtractionMixin):
                 "pass a longer history or use a model with a shorter context."
             )
         return np.concatenate([np.repeat(values[:1], missing, axis=0), values])
+
+
+def _check_scaler(mean, scale, columns: list[str] | None):
+    try:
+        mean, scale = np.asarray(mean, dtype=np.float64), np.asarray(scale, dtype=np.float64)
+        fits = mean.ndim == 1 and mean.shape == scale.shape and np.isfinite([mean, scale]).all() and (scale > 0).all()
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError("`mean` must be finite and `scale` positive and finite, one number a channel in each.")
+    if columns is not None and len(columns) != len(mean):
+        raise ValueError(
+            f"`mean` and `scale` must have one number for each of `columns` = {columns}, got {len(mean)}."
+        )
 
 
 def _is_number_list(data) -> bool:

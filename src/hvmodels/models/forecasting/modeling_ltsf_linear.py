@@ -113,7 +113,7 @@ class LTSFLinearPreTrainedModel(PreTrainedModel):
     @staticmethod
     def _refuse_unknown(arguments: dict):
         """Options that all transformers models take mean nothing here; anything else is a misspelt argument."""
-        if unknown := arguments.keys() - TransformersKwargs.__annotations__.keys():
+        if arguments and (unknown := arguments.keys() - TransformersKwargs.__annotations__.keys()):
             raise TypeError(
                 f"Unknown arguments {sorted(unknown)}; `forward` takes `past_values`, `past_observed_mask` and, with a "
                 "head, `future_values`."
@@ -158,6 +158,8 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
 
     def __init__(self, config: LTSFLinearConfig):
         super().__init__(config)
+        # Read at every call; attributes of a configuration are slow to read.
+        self.variant, self.individual, self.context_length = config.variant, config.individual, config.context_length
         sizes = (
             config.context_length,
             config.prediction_length,
@@ -174,7 +176,7 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """The layer that reads the series."""
-        return self.linear_seasonal if self.config.variant == "dlinear" else self.linear
+        return self.linear_seasonal if self.variant == "dlinear" else self.linear
 
     def decompose(self, past_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Split (batch, context_length, channels) into seasonal part and trend (moving average), same shapes.
@@ -182,17 +184,17 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
         Raises:
             ValueError: If the variant is not `"dlinear"`.
         """
-        if self.config.variant != "dlinear":
-            raise ValueError(f"`decompose` needs the variant 'dlinear'; this model is '{self.config.variant}'.")
+        if self.variant != "dlinear":
+            raise ValueError(f"`decompose` needs the variant 'dlinear'; this model is '{self.variant}'.")
         scaled, counts = past_values / self.config.moving_average_kernel_size, self.moving_average_counts
         trend = apply_temporal_map(scaled, counts, counts.new_zeros(()))
         return past_values - trend, trend
 
     def merged_map(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of the one affine map that equals the model, in the precision of its weights."""
-        if self.config.variant == "linear":
+        if self.variant == "linear":
             return self.linear.weight, self.linear.bias
-        if self.config.variant == "nlinear":
+        if self.variant == "nlinear":
             weight = self.linear.weight.clone()
             weight[..., -1] += 1 - self.linear.weight.sum(-1)
             return weight, self.linear.bias
@@ -217,51 +219,54 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
             ValueError: If a shape does not fit the configuration.
         """
         self._refuse_unknown(kwargs)
+        return LTSFLinearModelOutput(forecast=self.forecast(past_values, past_observed_mask))
+
+    def forecast(self, past_values: torch.Tensor, past_observed_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The tensor that `forward` wraps, (batch, prediction_length, channels)."""
         self._check_inputs(past_values, past_observed_mask)
-        variant, individual = self.config.variant, self.config.individual
-        past_values = past_values.to(self.dtype)
+        past_values = past_values.to(self.get_input_embeddings().weight.dtype)
         if past_observed_mask is not None:
             past_values = fill_unobserved(past_values, past_observed_mask)
-        if variant == "linear":
-            forecast = self.linear(past_values)
-        elif variant == "nlinear":
+        if self.variant == "linear":
+            return self.linear(past_values)
+        if self.variant == "nlinear":
             last = past_values[:, -1:].detach()
-            forecast = self.linear(past_values - last) + last
-        elif individual:
+            return self.linear(past_values - last) + last
+        if self.individual:
             # Folding would cost a matrix product for each channel; smoothing the input is one for all of them.
             seasonal, trend = self.decompose(past_values)
-            forecast = self.linear_seasonal(seasonal) + self.linear_trend(trend)
-        else:
-            forecast = apply_temporal_map(past_values, *self.merged_map())
-        return LTSFLinearModelOutput(forecast=forecast)
+            return self.linear_seasonal(seasonal) + self.linear_trend(trend)
+        return apply_temporal_map(past_values, *self.merged_map())
 
     def _check_inputs(self, past_values: torch.Tensor, past_observed_mask: torch.Tensor | None):
-        config = self.config
-        channels = config.num_input_channels if config.individual else "channels"
-        expected = f"(batch, {config.context_length}, {channels})"
         if not torch.is_tensor(past_values) or not past_values.is_floating_point():
             kind = past_values.dtype if torch.is_tensor(past_values) else type(past_values).__name__
-            raise TypeError(f"`past_values` must be a floating-point tensor {expected}, got {kind}.")
-        shape = tuple(past_values.shape)
+            raise TypeError(f"`past_values` must be a floating-point tensor {self._expected_shape()}, got {kind}.")
+        shape = past_values.shape
         if len(shape) != 3:
             raise ValueError(
-                f"`past_values` must have shape {expected}, got {shape}; add the missing batch or channel axis."
+                f"`past_values` must have shape {self._expected_shape()}, got {tuple(shape)}; "
+                "add the missing batch or channel axis."
             )
-        if shape[1] != config.context_length:
+        if shape[1] != self.context_length:
             raise ValueError(
-                f"`past_values` must hold `context_length` = {config.context_length} time steps, shape {expected}, "
-                f"got {shape}; pass the last {config.context_length} steps."
+                f"`past_values` must hold `context_length` = {self.context_length} time steps, shape "
+                f"{self._expected_shape()}, got {tuple(shape)}; pass the last {self.context_length} steps."
             )
-        if shape[2] == 0 or (config.individual and shape[2] != config.num_input_channels):
+        if shape[2] == 0 or (self.individual and shape[2] != self.config.num_input_channels):
             raise ValueError(
-                f"`past_values` must have shape {expected}, got {shape}; this model was built for "
-                f"{config.num_input_channels} channels in a fixed order."
+                f"`past_values` must have shape {self._expected_shape()}, got {tuple(shape)}; this model was built for "
+                f"{self.config.num_input_channels} channels in a fixed order."
             )
-        if past_observed_mask is not None and past_observed_mask.shape != past_values.shape:
+        if past_observed_mask is not None and past_observed_mask.shape != shape:
             raise ValueError(
-                f"`past_observed_mask` must have the shape of `past_values`, {shape}, "
+                f"`past_observed_mask` must have the shape of `past_values`, {tuple(shape)}, "
                 f"got {tuple(past_observed_mask.shape)}."
             )
+
+    def _expected_shape(self) -> str:
+        channels = self.config.num_input_channels if self.individual else "channels"
+        return f"(batch, {self.context_length}, {channels})"
 
 
 class LTSFLinearForPrediction(LTSFLinearPreTrainedModel):
@@ -296,7 +301,8 @@ class LTSFLinearForPrediction(LTSFLinearPreTrainedModel):
             TypeError: If `past_values` or `future_values` is not a floating-point tensor, or an argument is unknown.
             ValueError: If a shape does not fit the configuration.
         """
-        forecast = self.model(past_values, past_observed_mask, return_dict=True, **kwargs).forecast
+        self._refuse_unknown(kwargs)
+        forecast = self.model.forecast(past_values, past_observed_mask)
         indices = self.config.prediction_channel_indices
         predictions = forecast if indices is None else forecast[..., list(indices)]
         loss = None
@@ -311,10 +317,11 @@ class LTSFLinearForPrediction(LTSFLinearPreTrainedModel):
         if not torch.is_tensor(future_values) or not future_values.is_floating_point():
             kind = future_values.dtype if torch.is_tensor(future_values) else type(future_values).__name__
             raise TypeError(f"`future_values` must be a floating-point tensor, got {kind}.")
+        indices = self.config.prediction_channel_indices
+        if future_values.shape == all_channels:
+            return future_values if indices is None else future_values[..., list(indices)]
         if future_values.shape == predicted_channels:
             return future_values
-        if future_values.shape == all_channels:
-            return future_values[..., list(self.config.prediction_channel_indices)]
         raise ValueError(
             f"`future_values` must have shape {tuple(all_channels)} (batch, prediction_length, channels), "
             f"got {tuple(future_values.shape)}."

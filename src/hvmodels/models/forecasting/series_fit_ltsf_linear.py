@@ -30,9 +30,10 @@ class SeriesFit:
     """A forecaster fitted to one series.
 
     Args:
-        model: `LTSFLinearForPrediction` whose horizon is the requested one.
+        model: `LTSFLinearForPrediction` whose horizon is the requested one; it predicts the channels that the given
+            model predicts.
         feature_extractor: Fitted to the whole series.
-        backtest_forecasts: (windows, prediction_length, channels) of the winner over the last windows of the series
+        backtest_forecasts: (windows, prediction_length, predicted channels) of the winner over the last windows of the series
             that have a future, in the data's units; made by a fit to the rows before them.
         report: `winner` (`"linear"` or `"seasonal_naive"`), mean absolute errors of both over the backtest in units of
             each channel's deviation, `context_length`, `penalty`, `period`, `backtest_windows`.
@@ -121,16 +122,19 @@ def seasonal_naive_map(context_length: int, prediction_length: int, period: int)
 
 
 def infer_period(series: TimeSeries) -> int:
-    """Steps a season: the calendar's for a dated series, else the clearest peak of the autocorrelation, else 1."""
+    """Steps a season: the calendar's of the dates, else the clearest peak of the autocorrelation, else 1."""
     if series.frequency is not None:
         pd = import_pandas()
         offset = pd.tseries.frequencies.to_offset(series.frequency)
         names = (("B", 5), ("W", 52), ("M", 12), ("BM", 12), ("Q", 4), ("BQ", 4), ("Y", 1), ("BY", 1), ("D", 7))
-        alias = offset.name.split("-")[0].removesuffix("S").removesuffix("E")
+        alias = offset.rule_code.split("-")[0].removesuffix("S").removesuffix("E")
         for name, period in names:
             if alias == name:
                 return max(period // offset.n, 1)
-        return max(round(pd.Timedelta("1D") / pd.Timedelta(offset)), 1)
+        if isinstance(offset, pd.offsets.Tick):
+            return max(round(pd.Timedelta("1D") / pd.Timedelta(offset)), 1)
+    if len(series) < 4:
+        return 1
     differences = np.diff(series.values, axis=0)
     differences = differences - differences.mean(axis=0)
     length = len(differences)
@@ -214,11 +218,13 @@ def fit_series(
     else:
         final.context_length = context_length = max(period, 2)
         weight, bias = seasonal_naive_map(context_length, prediction_length, period)
+    indices = model.config.prediction_channel_indices
     config = type(model.config)(
         variant="nlinear",
         context_length=context_length,
         prediction_length=prediction_length,
         num_input_channels=series.values.shape[1],
+        prediction_channel_indices=indices,
     )
     fitted = type(model)(config).eval()
     with torch.no_grad():
@@ -233,7 +239,10 @@ def fit_series(
         "period": period,
         "backtest_windows": len(truth),
     }
-    return SeriesFit(fitted, final, extractor.inverse_transform(forecasts[winner]), report)
+    backtest_forecasts = extractor.inverse_transform(forecasts[winner])
+    if indices is not None:
+        backtest_forecasts = backtest_forecasts[..., list(indices)]
+    return SeriesFit(fitted, final, backtest_forecasts, report)
 
 
 def _choose(values: torch.Tensor, choice_rows: int, prediction_length: int, period: int) -> tuple[int, float]:

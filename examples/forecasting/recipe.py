@@ -1,0 +1,277 @@
+"""A training run of a forecaster: its settings, the data and model they describe, and the test that ends it."""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, PartialState
+from torch.utils.data import Sampler
+from transformers import HfArgumentParser
+
+from hvmodels.datasets.forecasting import BENCHMARKS, ForecastingWindows, LongTermForecastingData
+from hvmodels.metrics.forecasting import ForecastingMetrics
+from hvmodels.models.forecasting import LTSFLinearConfig, LTSFLinearFeatureExtractor, LTSFLinearForPrediction
+
+
+# Windows held at a time while validating and testing: this many numbers, but no fewer windows than the minimum.
+EVALUATION_SIZE, MIN_EVALUATION_WINDOWS = 2**20, 32
+
+
+def option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Recipe:
+    """Settings of one run; each is a key of a recipe file and a command-line option, which wins."""
+
+    data: str | None = option(None, "CSV file, one row a time step; the first text column holds the dates.")
+    dataset: str | None = option(None, "Published data set whose split is used, e.g. ETTh1; none for your own data.")
+    split: list[float] = field(
+        default_factory=lambda: [0.7, 0.1, 0.2],
+        metadata={"help": "Fractions of training, validation and test rows of your own data."},
+    )
+    features: Literal["M", "S", "MS"] = option("M", "All columns, only the target, or all columns to the last one.")
+    target: str | None = option(None, "Column of `features` S, by default the last one.")
+    missing_values: Literal["raise", "forward_fill", "interpolate"] = option(
+        "raise", "What to do with missing values."
+    )
+    variant: Literal["linear", "nlinear", "dlinear"] = option("dlinear", "Model.")
+    individual: bool = option(False, "One map for each channel (the paper's -I variants).")
+    context_length: int = option(336, "Past steps the model reads.")
+    prediction_length: int = option(96, "Future steps it predicts.")
+    moving_average_kernel_size: int = option(25, "Odd window of DLinear's moving average.")
+    weight_init: Literal["default", "average"] = option("default", "Uniform, or 1/context_length (first DLinear).")
+    batch_size: int = option(32, "Windows a step, over all processes together.")
+    learning_rate: float = option(1e-3, "Of Adam; halved after each epoch from the second on.")
+    epochs: int = option(10, "At most this many passes over the training windows.")
+    patience: int = option(3, "Stop after this many epochs without a better validation error.")
+    seed: int = option(2021, "Of weights and shuffles.")
+
+    def __post_init__(self):
+        for name in ("batch_size", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"`learning_rate` must be positive, got {self.learning_rate}.")
+        if self.dataset is not None and self.dataset not in BENCHMARKS:
+            raise ValueError(f"`dataset` must be one of {sorted(BENCHMARKS)}, got {self.dataset!r}.")
+        self.model_config(num_input_channels=1)
+
+    def model_config(self, num_input_channels: int) -> LTSFLinearConfig:
+        return LTSFLinearConfig(
+            variant=self.variant,
+            context_length=self.context_length,
+            prediction_length=self.prediction_length,
+            num_input_channels=num_input_channels,
+            individual=self.individual,
+            moving_average_kernel_size=self.moving_average_kernel_size,
+            weight_init=self.weight_init,
+            prediction_channel_indices=[-1] if self.features == "MS" else None,
+        )
+
+    def load_data(self) -> LongTermForecastingData:
+        if self.data is None:
+            raise ValueError("`data` must name a CSV file: `--data my.csv`.")
+        options = {
+            "features": self.features,
+            "target": self.target,
+            "missing_values": self.missing_values,
+            "feature_extractor_class": LTSFLinearFeatureExtractor,
+        }
+        lengths = (self.context_length, self.prediction_length)
+        if self.dataset is None:
+            data = LongTermForecastingData(self.data, *lengths, split=tuple(self.split), **options)
+        else:
+            data = LongTermForecastingData.from_benchmark(self.data, *lengths, name=self.dataset, **options)
+        data.feature_extractor.missing_values = self.missing_values
+        if data.validation is None or data.test is None:
+            raise ValueError(f"`split` must leave validation and test rows, got {self.split}.")
+        if len(data.train) < self.batch_size:
+            raise ValueError(
+                f"`batch_size` must be at most the number of training windows, {len(data.train)}, "
+                f"got {self.batch_size}."
+            )
+        return data
+
+    def build_model(self, data: LongTermForecastingData) -> tuple[LTSFLinearForPrediction, "EpochShuffle"]:
+        """The model and the order of its training windows, as the original draws them from the same seed."""
+        torch.manual_seed(self.seed)
+        model = LTSFLinearForPrediction(self.model_config(len(data.series.columns)))
+        if self.variant == "dlinear" and self.weight_init == "average":
+            # The first release drew a third layer, which it never used.
+            torch.empty(self.prediction_length, self.context_length + 1).uniform_()
+        return model, EpochShuffle(len(data.train), self.epochs)
+
+    def learning_rate_factor(self, epoch: int) -> float:
+        """The original's schedule `type1`; epochs count from 0."""
+        return 0.5 ** max(epoch - 1, 0)
+
+
+class EpochShuffle(Sampler):
+    """Order of the training windows in each epoch, drawn once: a resumed run needs no random state.
+
+    The original draws five seeds an epoch (a loader's base seed and a shuffle for training and for validation, a base
+    seed for the test); the second is the training shuffle's.
+    """
+
+    def __init__(self, num_windows: int, epochs: int):
+        self.num_windows, self.epoch = num_windows, 0
+        self.seeds = torch.empty(epochs, 5, dtype=torch.int64).random_()[:, 1].tolist()
+
+    def __len__(self) -> int:
+        return self.num_windows
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def order(self, epoch: int) -> torch.Tensor:
+        return torch.randperm(self.num_windows, generator=torch.Generator().manual_seed(self.seeds[epoch]))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order(self.epoch).tolist())
+
+
+def evaluation_batches(windows: ForecastingWindows, indices: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
+    channels, length = windows.values.shape[1], windows.context_length + windows.prediction_length
+    for part in indices.split(max(EVALUATION_SIZE // (channels * length), MIN_EVALUATION_WINDOWS)):
+        yield windows.__getitems__(part)
+
+
+@torch.inference_mode()
+def validation_loss(model: LTSFLinearForPrediction, windows: ForecastingWindows, accelerator: Accelerator) -> float:
+    """Mean squared error over all windows, shared by the processes."""
+    share = torch.arange(accelerator.process_index, len(windows), accelerator.num_processes)
+    total = 0.0
+    for batch in evaluation_batches(windows, share):
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        total += model(**batch).loss.item() * len(batch["past_values"])
+    total = accelerator.reduce(torch.tensor(total, device=accelerator.device)).item()
+    if not math.isfinite(total):
+        raise ValueError("Training diverged: the validation error is not finite. Lower `learning_rate`.")
+    return total / len(windows)
+
+
+@torch.inference_mode()
+def evaluate(model: LTSFLinearForPrediction, windows: ForecastingWindows, batch_size: int) -> dict[str, dict | None]:
+    """Metrics over all windows, and without the last partial batch as in the papers' tables (None if none is full)."""
+    metrics, indices, dropped = ForecastingMetrics(), torch.arange(len(windows)), None
+    channels = model.config.prediction_channel_indices
+    full = len(windows) - len(windows) % batch_size
+    for part in (indices[:full], indices[full:]):
+        for batch in evaluation_batches(windows, part) if len(part) else ():
+            targets = batch["future_values"] if channels is None else batch["future_values"][..., list(channels)]
+            metrics.update(model(batch["past_values"].to(model.device)).prediction_outputs, targets)
+        dropped = metrics.compute() if full and dropped is None else dropped
+    return {"test": metrics.compute(), "test_drop_last": dropped}
+
+
+def finish_run(
+    recipe: Recipe,
+    data: LongTermForecastingData,
+    model: LTSFLinearForPrediction,
+    history: list[dict[str, float]],
+    output_dir: Path,
+) -> dict[str, Any]:
+    """Test the best weights; print and save the metrics, and save model and feature extractor."""
+    best = min(history, key=lambda epoch: epoch["validation_mse"])["epoch"]
+    report = {
+        "recipe": asdict(recipe),
+        "epochs": len(history),
+        "best_epoch": best,
+        "history": history,
+        **evaluate(model, data.test, recipe.batch_size),
+    }
+    model.save_pretrained(output_dir)
+    data.feature_extractor.save_pretrained(output_dir)
+    for name in ("test", "test_drop_last"):
+        if report[name] is not None:
+            print("{0}: mse {mse:.4f}, mae {mae:.4f} over {num_windows} windows".format(name, **report[name]))
+            report[name] = {key: value if math.isfinite(value) else None for key, value in report[name].items()}
+    (output_dir / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def claim_output_dir(recipe: Recipe, output_dir: Path, resume: bool):
+    """Note the recipe in the folder, so that a run neither overwrites nor continues a different one.
+
+    Raises:
+        ValueError: If the folder holds a run that is not to be resumed, or one with another recipe.
+    """
+    path = output_dir / "recipe.json"
+    if path.exists():
+        if not resume:
+            raise ValueError(f"`output_dir` = {str(output_dir)!r} holds a run; add `--resume` or name another folder.")
+        old, new = json.loads(path.read_text()), asdict(recipe)
+        changed = [name for name in new if old.get(name) != new[name] and name not in ("data", "epochs")]
+        if changed:
+            raise ValueError(f"`--resume` needs the recipe of the run in {str(output_dir)!r}; {changed} differ.")
+    state = PartialState()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+
+
+def read_recipe(
+    path: str, setting: str | None = None, prediction_length: int | None = None, context_length: int | None = None
+) -> dict[str, Any]:
+    """Values of a recipe file for one horizon.
+
+    A list holds the published choices of a length, the first one the default; a dictionary holds a value for each
+    `prediction_length`. A named entry of `settings` replaces values of the file. `note` is for readers.
+
+    Raises:
+        ValueError: On an unknown setting or key, or a horizon for which a value is missing.
+    """
+    values = json.loads(Path(path).read_text())
+    settings = values.pop("settings", {})
+    if setting is not None:
+        if setting not in settings:
+            raise ValueError(f"`setting` must be one of {sorted(settings)} of {path}, got {setting!r}.")
+        values |= settings[setting]
+    values.pop("note", None)
+    if unknown := set(values) - {entry.name for entry in fields(Recipe)}:
+        raise ValueError(f"{path} has the unknown keys {sorted(unknown)}.")
+    for name, given in (("prediction_length", prediction_length), ("context_length", context_length)):
+        choices = values.get(name)
+        if given is not None:
+            values[name] = given
+        elif isinstance(choices, list):
+            values[name] = choices[0]
+    horizon = str(values.get("prediction_length", Recipe.prediction_length))
+    for name, value in values.items():
+        if isinstance(value, dict):
+            if horizon not in value:
+                raise ValueError(f"{path} gives `{name}` for the horizons {list(value)}, not for {horizon}.")
+            values[name] = value[horizon]
+    return values
+
+
+@dataclass
+class RunOptions:
+    recipe: str | None = option(None, "JSON file of settings, see recipes/; the other options win over it.")
+    setting: str | None = option(None, "Named entry of the file's `settings`, e.g. individual.")
+    output_dir: str = option("outputs/forecasting", "Folder of the model, metrics and training state.")
+    resume: bool = option(False, "Go on with the run in `output_dir`.")
+
+
+def parse_arguments(description: str, arguments: list[str] | None = None) -> tuple[Recipe, RunOptions]:
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--recipe")
+    early.add_argument("--setting")
+    for name in ("prediction", "context"):
+        early.add_argument(f"--{name}-length", f"--{name}_length", type=int)
+    chosen, _ = early.parse_known_args(arguments)
+    if chosen.setting is not None and chosen.recipe is None:
+        raise ValueError("`--setting` needs `--recipe`.")
+    parser = HfArgumentParser([Recipe, RunOptions], description=description)
+    if chosen.recipe is not None:
+        path, *rest = vars(chosen).values()
+        parser.set_defaults(**read_recipe(path, *rest))
+    return parser.parse_args_into_dataclasses(arguments)
