@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -172,9 +173,11 @@ def register():
         if method.feature_extractor is not None:
             transformers.AutoFeatureExtractor.register(method.config, method.feature_extractor)
         if method.image_processor is not None:
-            transformers.AutoImageProcessor.register(
-                method.config, image_processor_classes={"pil": method.image_processor}
-            )
+            # transformers 5.17 has no AutoImageProcessor without torchvision; the class itself works there.
+            with suppress(ImportError):
+                transformers.AutoImageProcessor.register(
+                    method.config, image_processor_classes={"pil": method.image_processor}
+                )
         # A repository's own copy of the pipeline is for where this package is missing. If its entry were seen here,
         # `pipeline` would ask to trust it instead of taking the registered one.
         method.config.custom_pipelines = property(lambda config: {}, lambda config, value: None)
