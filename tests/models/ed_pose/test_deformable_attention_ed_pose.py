@@ -11,6 +11,8 @@ from torch.testing import assert_close
 
 from hvmodels.models.ed_pose.deformable_attention_ed_pose import (
     EDPoseMultiscaleDeformableAttention,
+    attend_by_bags,
+    attend_by_grid,
     init_deformable_attention,
     multi_scale_deformable_attention,
 )
@@ -24,6 +26,9 @@ SHAPES = {
     "five_levels_odd": ([(9, 5), (5, 3), (3, 2), (2, 1), (1, 1)], 3, 2, 5, 3),
     "one_of_each": ([(1, 1)], 1, 1, 1, 1),
 }
+
+FORMS = {"bags": attend_by_bags, "grid": attend_by_grid}
+HALF = {"bfloat16": (torch.bfloat16, 2e-2), "float16": (torch.float16, 2e-3)}
 
 
 def make_inputs(spatial_shapes, batch, heads, head_dim, points, queries=11, dtype=torch.float32, spread=0.4):
@@ -158,3 +163,125 @@ def test_initialisation_leaves_loaded_weights_alone():
 def test_width_that_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="embed_dim"):
         EDPoseMultiscaleDeformableAttention(embed_dim=10, num_heads=4, n_levels=2, n_points=3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("half", HALF)
+def test_half_precision(form, half):
+    dtype, tolerance = HALF[half]
+    spatial_shapes = SHAPES["four_levels"][0]
+    value, locations, weights = make_inputs(*SHAPES["four_levels"])
+    value, weights = value.to(dtype), weights.to(dtype)
+    expected = sample_by_the_formula(value.float(), spatial_shapes, locations, weights.float())
+    output = FORMS[form](value, spatial_shapes, locations, weights)
+    assert output.dtype == dtype
+    assert_close(output.float(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_diverged_location_shows_as_nan(form):
+    value, locations, weights = make_inputs(*SHAPES["four_levels"])
+    locations[0, 3, 1, 2, 0] = torch.tensor([torch.nan, 0.5])
+    locations[0, 4] = 1e30
+    output = FORMS[form](value, SHAPES["four_levels"][0], locations, weights).unflatten(-1, (4, 8))
+    if form == "bags":  # `grid_sample` reads a corner of the map at NaN
+        assert output[0, 3, 1].isnan().all()
+    assert not output[0, 3, 0].isnan().any() and not output[1].isnan().any()
+    assert_close(output[0, 4], torch.zeros(4, 8))
+
+
+def test_only_the_gradients_that_are_needed():
+    value, locations, weights = make_inputs(*SHAPES["four_levels"])
+    output = multi_scale_deformable_attention(value, SHAPES["four_levels"][0], locations, weights.requires_grad_())
+    output.sum().backward()
+    assert weights.grad is not None
+    value.requires_grad_()
+    multi_scale_deformable_attention(value, SHAPES["four_levels"][0], locations, weights.detach()).sum().backward()
+    assert value.grad is not None
+
+
+@pytest.mark.filterwarnings("error")
+def test_training_warns_of_nothing():
+    test_only_the_gradients_that_are_needed()
+
+
+class TwoLevels(nn.Module):
+    """Feature maps whose sizes follow the image's, then the attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = EDPoseMultiscaleDeformableAttention(embed_dim=8, num_heads=2, n_levels=2, n_points=3)
+        nn.init.normal_(self.attention.sampling_offsets.weight)
+
+    def forward(self, pixel_values, queries, reference_points):
+        maps = [nn.functional.avg_pool2d(pixel_values, stride, ceil_mode=True) for stride in (2, 4)]
+        tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
+        spatial_shapes = [(level.shape[2], level.shape[3]) for level in maps]
+        return self.attention(queries, tokens, reference_points, spatial_shapes)
+
+
+def model_inputs(batch, height, width, queries, coordinates):
+    return (
+        torch.randn(batch, 8, height, width),
+        torch.randn(batch, queries, 8),
+        torch.rand(batch, queries, 2, coordinates),
+    )
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_export_with_dynamic_sizes(coordinates):
+    model = TwoLevels().eval()
+    auto = torch.export.Dim.AUTO
+    exported = torch.export.export(
+        model,
+        model_inputs(2, 16, 24, 7, coordinates),
+        dynamic_shapes=({0: auto, 2: auto, 3: auto}, {0: auto, 1: auto}, {0: auto, 1: auto}),
+    )
+    assert any("grid_sampler" in str(node.target) for node in exported.graph.nodes)
+    inputs = model_inputs(3, 20, 36, 5, coordinates)
+    assert_close(exported.module()(*inputs), model(*inputs), **TOLERANCE)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_trace_with_dynamic_sizes(coordinates):
+    model = TwoLevels().eval()
+    traced = torch.jit.trace(model, model_inputs(2, 16, 24, 7, coordinates), check_trace=False)
+    inputs = model_inputs(3, 20, 36, 5, coordinates)
+    assert_close(traced(*inputs), model(*inputs), **TOLERANCE)
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_whole_graph_compiles(dynamic):
+    """Traced by `aot_eager`, which needs no C++ compiler: no graph break, backward pass included."""
+    compiled = torch.compile(multi_scale_deformable_attention, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for shape in ("four_levels", "five_levels_odd"):
+        spatial_shapes = SHAPES[shape][0]
+        results = []
+        inputs = make_inputs(*SHAPES[shape])
+        for attend in (multi_scale_deformable_attention, compiled):
+            tensors = [tensor.clone().requires_grad_() for tensor in inputs]
+            output = attend(tensors[0], spatial_shapes, *tensors[1:])
+            output.square().sum().backward()
+            results.append([output, *(tensor.grad for tensor in tensors)])
+        assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)
+
+
+def test_kernel_from_the_hub_gets_what_it_expects():
+    """`kernels` replaces the `forward` of a layer that keeps the name and the order of arguments."""
+    module = EDPoseMultiscaleDeformableAttention(embed_dim=8, num_heads=2, n_levels=2, n_points=3).bfloat16()
+    nn.init.normal_(module.sampling_offsets.weight)
+    spatial_shapes = [(4, 6), (2, 3)]
+    inputs = [torch.randn(2, 5, 8).bfloat16(), torch.randn(2, 30, 8).bfloat16(), torch.rand(2, 5, 2, 4)]
+    expected = module(*inputs, spatial_shapes)
+    calls = []
+
+    def kernel(value, shapes, shapes_list, starts, locations, weights, im2col_step):
+        calls.append((shapes.tolist(), starts.tolist(), im2col_step))
+        assert value.dtype == locations.dtype == weights.dtype == torch.float32
+        return multi_scale_deformable_attention(value, shapes_list, locations, weights)
+
+    module.attn.forward = kernel
+    output = module(*inputs, spatial_shapes)
+    assert calls == [([[4, 6], [2, 3]], [0, 24], 64)]
+    assert_close(output, expected, atol=2e-2, rtol=2e-2)

@@ -2,13 +2,25 @@
 
 Paper: "Deformable DETR: Deformable Transformers for End-to-End Object Detection" (Zhu et al., ICLR 2021, arXiv
 2010.04159), section 4.1, as ED-Pose uses it in its encoder and for the cross-attention of its decoder.
+
+The operator has three forms with the same results up to rounding: a gather-and-sum for the CPU, a Triton kernel for
+CUDA (`deformable_attention_triton.py`), and `grid_sample` for other devices and for export. Locations and sums are
+float32 at least in all of them: a bfloat16 location would be off by pixels.
 """
 
 import math
+import warnings
 
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.integrations import use_kernel_forward_from_hub
+from transformers.utils.import_utils import is_torchdynamo_exporting
+
+from .deformable_attention_triton import attend_by_triton, is_triton_usable
+
+
+IM2COL_STEP = 64  # images that a Hub kernel takes at once; no other form reads it
 
 
 def multi_scale_deformable_attention(
@@ -28,20 +40,252 @@ def multi_scale_deformable_attention(
         attention_weights: (batch, queries, heads, levels, points).
 
     Returns:
-        (batch, queries, heads * head_dim).
+        (batch, queries, heads * head_dim) in the dtype of `value`.
     """
+    if is_torchdynamo_exporting() or torch.jit.is_tracing():
+        attend = attend_by_grid
+    elif value.device.type == "cpu":
+        attend = attend_by_bags
+    elif is_triton_usable(value):
+        attend = attend_by_triton
+    else:
+        attend = attend_by_grid
+    return attend(value, spatial_shapes, sampling_locations, attention_weights)
+
+
+def attend_by_grid(
+    value: torch.Tensor,
+    spatial_shapes: list[tuple[int, int]],
+    sampling_locations: torch.Tensor,
+    attention_weights: torch.Tensor,
+) -> torch.Tensor:
+    """`multi_scale_deformable_attention` by `grid_sample`, level by level: runs and exports everywhere."""
     batch, _, heads, head_dim = value.shape
     queries = sampling_locations.shape[1]
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([height * width for height, width in spatial_shapes], dim=2)
-    grids = (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
-    weights = attention_weights.permute(3, 0, 2, 1, 4).flatten(1, 2)
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    maps = value.to(dtype).permute(0, 2, 3, 1).flatten(0, 1)
+    maps = maps.split([height * width for height, width in spatial_shapes], dim=2)
+    grids = (2 * sampling_locations.to(dtype) - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
+    weights = attention_weights.to(dtype).permute(3, 0, 2, 1, 4).flatten(1, 2)
     output = 0
     for level, (height, width) in enumerate(spatial_shapes):
         samples = nn.functional.grid_sample(
-            maps[level].reshape(-1, head_dim, height, width), grids[level], mode="bilinear", align_corners=False
+            maps[level].reshape(batch * heads, head_dim, height, width), grids[level], align_corners=False
         )
         output = output + (samples * weights[level][:, None]).sum(-1)
-    return output.view(batch, heads * head_dim, queries).transpose(1, 2)
+    return output.view(batch, heads * head_dim, queries).transpose(1, 2).to(value.dtype)
+
+
+def attend_by_bags(
+    value: torch.Tensor,
+    spatial_shapes: list[tuple[int, int]],
+    sampling_locations: torch.Tensor,
+    attention_weights: torch.Tensor,
+) -> torch.Tensor:
+    """`multi_scale_deformable_attention` as one weighted sum of table rows a query and head, quick on the CPU."""
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    inputs = (tensor.to(dtype) for tensor in (value, sampling_locations, attention_weights))
+    return BagAttention.apply(*inputs, spatial_shapes).to(value.dtype)
+
+
+class PixelCells:
+    """Where the points fall, as rows of the table of `frame_levels`, and how far they are from that row's pixel.
+
+    A point lies between four pixels, the corners of its cell. The frame of zeros around each level stands for all that
+    is outside, so that no corner needs a mask: a location beyond the frame is moved onto it.
+
+    The tensors are (batch, queries, heads * levels * points): with the small sizes folded into one long axis, sums with
+    constants of that axis are some ten times quicker.
+    """
+
+    def __init__(self, spatial_shapes: list[tuple[int, int]], locations: torch.Tensor):
+        batch, _, heads, _, points, _ = locations.shape
+        device = locations.device
+        shapes = torch.tensor(spatial_shapes, dtype=torch.int32, device=device)
+        framed = (shapes + 2).prod(1, dtype=torch.int32)
+        height, width = shapes.repeat_interleave(points, dim=0).repeat(heads, 1).unbind(1)
+        # Row of the first pixel inside the frame, in the first image: levels come first, heads are innermost.
+        first = (framed.cumsum(0, dtype=torch.int32) - framed + shapes[:, 1] + 3).repeat_interleave(points)
+        first = (first * heads + torch.arange(heads, dtype=torch.int32, device=device)[:, None]).flatten()
+        image = torch.arange(batch, dtype=torch.int32, device=device)[:, None, None]
+
+        self.size = torch.stack([width, height]).to(locations.dtype)
+        self.x, self.y = (
+            (locations[..., axis].flatten(2) * size - 0.5).clamp(min=-1.0).minimum(size)
+            for axis, size in enumerate(self.size)
+        )
+        # The integer bounds matter for NaN: its cell must exist for the output to become NaN.
+        column = self.x.floor().to(torch.int32).clamp(min=-1).minimum(width - 1)
+        row = self.y.floor().to(torch.int32).clamp(min=-1).minimum(height - 1)
+        self.fraction_x, self.fraction_y = self.x - column, self.y - row
+        self.rows = (row * (width + 2) + column) * heads + first + image * (framed.sum(dtype=torch.int32) * heads)
+
+        stride = shapes[:, 1] + 2
+        corners = torch.stack([torch.zeros_like(stride), torch.ones_like(stride), stride, stride + 1])
+        self.steps = corners.repeat_interleave(points, dim=1) * heads
+
+    def corner_rows(self) -> torch.Tensor:
+        """(batch * queries * heads, 4, levels * points): rows of the corners."""
+        return self.rows.view(-1, 1, self.steps.shape[1]) + self.steps
+
+    def inside(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where moving the point along x, along y changes its value at all."""
+        width, height = self.size
+        return (self.x > -1) & (self.x < width), (self.y > -1) & (self.y < height)
+
+
+def corner_shares(fraction_x: torch.Tensor, fraction_y: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
+    """Bilinear shares of the corners upper left, upper right, lower left, lower right, times the point's weight."""
+    lower = weights * fraction_y
+    upper = weights - lower
+    lower_right, upper_right = lower * fraction_x, upper * fraction_x
+    return [upper - upper_right, upper_right, lower - lower_right, lower_right]
+
+
+def frame_levels(value: torch.Tensor, spatial_shapes: list[tuple[int, int]]) -> torch.Tensor:
+    """(batch, tokens, heads, head_dim) to a table (batch * tokens * heads, head_dim) with zeros around each level."""
+    levels = value.flatten(2).split([height * width for height, width in spatial_shapes], dim=1)
+    framed = [
+        nn.functional.pad(level.unflatten(1, shape), (0, 0, 1, 1, 1, 1)).flatten(1, 2)
+        for level, shape in zip(levels, spatial_shapes, strict=True)
+    ]
+    return torch.cat(framed, dim=1).view(-1, value.shape[3])
+
+
+class BagAttention(torch.autograd.Function):
+    """The sum over corners as `embedding_bag`, whose own backward pass is several times slower than this one."""
+
+    @staticmethod
+    def forward(ctx, value, locations, weights, spatial_shapes):
+        ctx.save_for_backward(value, locations, weights)
+        ctx.spatial_shapes = spatial_shapes
+        batch, _, heads, head_dim = value.shape
+        cells = PixelCells(spatial_shapes, locations)
+        shares = corner_shares(cells.fraction_x, cells.fraction_y, weights.flatten(2))
+        shares = torch.stack([share.view(-1, cells.steps.shape[1]) for share in shares], dim=1)
+        output = nn.functional.embedding_bag(
+            cells.corner_rows().flatten(1),
+            frame_levels(value, spatial_shapes),
+            per_sample_weights=shares.flatten(1),
+            mode="sum",
+        )
+        return output.view(batch, -1, heads * head_dim)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_output):
+        value, locations, weights = ctx.saved_tensors
+        cells = PixelCells(ctx.spatial_shapes, locations)
+        grad_output = grad_output.reshape(-1, value.shape[3])
+        grad_value = grad_locations = grad_weights = None
+        if ctx.needs_input_grad[0]:
+            grad_value = value_gradient(grad_output, cells, weights, ctx.spatial_shapes)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            table = frame_levels(value, ctx.spatial_shapes)
+            grad_locations, grad_weights = point_gradients(grad_output, table, cells, weights)
+            grad_locations = grad_locations.view(locations.shape)
+        return grad_value, grad_locations, grad_weights, None
+
+
+def value_gradient(
+    grad_output: torch.Tensor,
+    cells: PixelCells,
+    weights: torch.Tensor,
+    spatial_shapes: list[tuple[int, int]],
+) -> torch.Tensor:
+    """Gradient of the value: each cell sums what its points hand back, then each pixel sums its four cells.
+
+    `embedding_bag` does the first sum as well, once the points are sorted by cell.
+
+    Args:
+        grad_output: (batch * queries * heads, head_dim).
+        cells: The cells of the points.
+        weights: (batch, queries, heads, levels, points).
+        spatial_shapes: (height, width) of each level.
+    """
+    batch, _, heads, levels, points = weights.shape
+    table_rows = batch * heads * sum((height + 2) * (width + 2) for height, width in spatial_shapes)
+    rows, order = cells.rows.flatten().sort()
+    starts = torch.searchsorted(rows, torch.arange(table_rows, dtype=rows.dtype, device=rows.device), out_int32=True)
+    sources = (order // (levels * points)).to(torch.int32)
+    point_values = (cells.fraction_x, cells.fraction_y, weights)
+    shares = corner_shares(*(tensor.flatten().index_select(0, order) for tensor in point_values))
+    sums = [
+        nn.functional.embedding_bag(sources, grad_output, starts, mode="sum", per_sample_weights=share)
+        for share in shares
+    ]
+    sizes = [(height + 2) * (width + 2) for height, width in spatial_shapes]
+    split_sums = [corner.view(batch, -1, heads, grad_output.shape[1]).split(sizes, dim=1) for corner in sums]
+    gradients = []
+    for (height, width), *corners in zip(spatial_shapes, *split_sums, strict=True):
+        upper_left, upper_right, lower_left, lower_right = (
+            corner.unflatten(1, (height + 2, width + 2)) for corner in corners
+        )
+        gradient = upper_left[:, 1:-1, 1:-1] + upper_right[:, 1:-1, :-2]
+        gradient += lower_left[:, :-2, 1:-1]
+        gradient += lower_right[:, :-2, :-2]
+        gradients.append(gradient.flatten(1, 2))
+    return torch.cat(gradients, dim=1)
+
+
+def point_gradients(
+    grad_output: torch.Tensor, table: torch.Tensor, cells: PixelCells, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of locations, (..., 2), and weights, through the products of output gradients and corner values."""
+    rows = cells.corner_rows()
+    products = product_of_rows(grad_output, table, rows.flatten(1)).view(rows.shape)
+    upper_left, upper_right, lower_left, lower_right = (
+        corner.reshape(cells.rows.shape) for corner in products.unbind(1)
+    )
+    across_upper, across_lower = upper_right - upper_left, lower_right - lower_left
+    upper = torch.addcmul(upper_left, cells.fraction_x, across_upper)
+    down = torch.addcmul(lower_left, cells.fraction_x, across_lower) - upper
+    grad_weights = torch.addcmul(upper, cells.fraction_y, down).view(weights.shape)
+    weights = weights.flatten(2)
+    slopes = (across_upper.lerp(across_lower, cells.fraction_y), down)
+    gradients = [
+        slope * weights * size * inside for slope, size, inside in zip(slopes, cells.size, cells.inside(), strict=True)
+    ]
+    return torch.stack(gradients, dim=-1), grad_weights
+
+
+def product_of_rows(left: torch.Tensor, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Products of each row of `left` (n, dim) with the k rows of `table` (m, dim) that `rows` (n, k) names, (n, k)."""
+    n, k = rows.shape
+    starts = torch.arange(0, n * k + 1, k, dtype=rows.dtype, device=rows.device)
+    if torch.compiler.is_compiling():  # sparse tensors break the graph
+        bags = torch.arange(n, dtype=rows.dtype, device=rows.device).repeat_interleave(k)
+        products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            left, table, rows.flatten(), starts[:-1], bags, 0
+        )
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR")
+            pattern = torch.sparse_csr_tensor(
+                starts, rows.flatten(), left.new_zeros(n * k), (n, len(table)), check_invariants=False
+            )
+            products = torch.sparse.sampled_addmm(pattern, left, table.t(), beta=0.0).values()
+    return products.view(n, k)
+
+
+@use_kernel_forward_from_hub("MultiScaleDeformableAttention")
+class MultiScaleDeformableAttention(nn.Module):
+    """The operator as a layer whose `forward` a kernel from the Hub may replace; the arguments are those it expects."""
+
+    def forward(
+        self,
+        value: torch.Tensor,
+        value_spatial_shapes: torch.Tensor,
+        value_spatial_shapes_list: list[tuple[int, int]],
+        level_start_index: torch.Tensor,
+        sampling_locations: torch.Tensor,
+        attention_weights: torch.Tensor,
+        im2col_step: int,
+    ) -> torch.Tensor:
+        """(batch, queries, heads * head_dim); see `multi_scale_deformable_attention`."""
+        return multi_scale_deformable_attention(
+            value, value_spatial_shapes_list, sampling_locations, attention_weights
+        )
 
 
 class EDPoseMultiscaleDeformableAttention(nn.Module):
@@ -61,6 +305,7 @@ class EDPoseMultiscaleDeformableAttention(nn.Module):
         self.num_heads = num_heads
         self.n_levels = n_levels
         self.n_points = n_points
+        self.attn = MultiScaleDeformableAttention()
         self.sampling_offsets = nn.Linear(embed_dim, num_heads * n_levels * n_points * 2)
         self.attention_weights = nn.Linear(embed_dim, num_heads * n_levels * n_points)
         self.value_proj = nn.Linear(embed_dim, embed_dim)
@@ -77,7 +322,7 @@ class EDPoseMultiscaleDeformableAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        value_states: torch.Tensor,
+        value_states: torch.Tensor | None,
         reference_points: torch.Tensor,
         spatial_shapes: list[tuple[int, int]],
         padding_mask: torch.Tensor | None = None,
@@ -90,7 +335,8 @@ class EDPoseMultiscaleDeformableAttention(nn.Module):
             value_states: Feature tokens (batch, tokens, embed_dim), the levels one after the other. Not read if
                 `value` is given.
             reference_points: (batch, queries, levels, 2) x, y, or (batch, queries, levels, 4) x, y, width, height, in
-                [0, 1] of each padded level: already multiplied by the valid ratios.
+                [0, 1] of each padded level: already multiplied by the valid ratios. Best in float32 whatever the model
+                computes in: half precision cannot tell neighbouring pixels of a large map apart.
             spatial_shapes: (height, width) of each level.
             padding_mask: (batch, tokens), True on padding. Not read if `value` is given.
             value: What `project_value` gives, for callers that project the values of several layers at once.
@@ -103,15 +349,28 @@ class EDPoseMultiscaleDeformableAttention(nn.Module):
             value = self.project_value(value_states, padding_mask)
         value = value.view(batch, -1, self.num_heads, embed_dim // self.num_heads)
         points = (batch, queries, self.num_heads, self.n_levels, self.n_points)
-        offsets = self.sampling_offsets(hidden_states).view(*points, 2)
         weights = self.attention_weights(hidden_states).view(*points[:3], -1).softmax(-1).view(points)
-        reference_points = reference_points[:, :, None, :, None]
+        offsets = self.sampling_offsets(hidden_states).view(*points, 2)
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        reference_points = reference_points[:, :, None, :, None].to(dtype)
         if reference_points.shape[-1] == 4:
             sizes = reference_points[..., 2:] * (0.5 / self.n_points)
         else:
-            sizes = 1 / offsets.new_tensor([(width, height) for height, width in spatial_shapes])[:, None]
-        locations = reference_points[..., :2] + offsets * sizes
-        return self.output_proj(multi_scale_deformable_attention(value, spatial_shapes, locations, weights))
+            # Not `torch.tensor`: it would fix the sizes in a trace and make a GPU wait for the copy.
+            sizes = [offsets.new_full((), size, dtype=dtype) for shape in spatial_shapes for size in reversed(shape)]
+            sizes = torch.stack(sizes).reciprocal().view(-1, 1, 2)
+        locations = torch.addcmul(reference_points[..., :2], offsets.to(dtype), sizes)
+        return self.output_proj(self.attend(value, spatial_shapes, locations, weights))
+
+    def attend(self, value, spatial_shapes, locations, weights) -> torch.Tensor:
+        """The operator itself, by a kernel from the Hub if one has replaced the `forward` of `attn`."""
+        if "forward" not in vars(self.attn):
+            return self.attn(value, None, spatial_shapes, None, locations, weights, IM2COL_STEP)
+        shapes = torch.tensor(spatial_shapes, device=value.device)
+        starts = shapes.prod(1).cumsum(0) - shapes.prod(1)
+        inputs = (locations, weights.to(locations.dtype))  # such kernels take one dtype
+        output = self.attn(value.to(locations.dtype), shapes, spatial_shapes, starts, *inputs, IM2COL_STEP)
+        return output.to(value.dtype)
 
 
 @torch.no_grad()
