@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from hvmodels.models.ed_pose.deformable_attention_ed_pose import (
     EDPoseMultiscaleDeformableAttention,
+    attend,
     attend_by_bags,
     attend_by_grid,
     init_deformable_attention,
@@ -205,6 +206,11 @@ def test_training_warns_of_nothing():
     test_only_the_gradients_that_are_needed()
 
 
+def test_operator_is_registered_soundly():
+    value, locations, weights = (tensor.requires_grad_() for tensor in make_inputs(*SHAPES["one_level"]))
+    torch.library.opcheck(attend, (value, locations, weights, [5, 7]))
+
+
 class TwoLevels(nn.Module):
     """Feature maps whose sizes follow the image's, then the attention."""
 
@@ -254,14 +260,15 @@ def test_trace_with_dynamic_sizes(coordinates):
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 def test_whole_graph_compiles(dynamic):
     """Traced by `aot_eager`, which needs no C++ compiler: no graph break, backward pass included."""
+    torch.compiler.reset()
     compiled = torch.compile(multi_scale_deformable_attention, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     for shape in ("four_levels", "five_levels_odd"):
         spatial_shapes = SHAPES[shape][0]
         results = []
         inputs = make_inputs(*SHAPES[shape])
-        for attend in (multi_scale_deformable_attention, compiled):
+        for function in (multi_scale_deformable_attention, compiled):
             tensors = [tensor.clone().requires_grad_() for tensor in inputs]
-            output = attend(tensors[0], spatial_shapes, *tensors[1:])
+            output = function(tensors[0], spatial_shapes, *tensors[1:])
             output.square().sum().backward()
             results.append([output, *(tensor.grad for tensor in tensors)])
         assert_close(results[1], results[0], atol=1e-5, rtol=1e-4)

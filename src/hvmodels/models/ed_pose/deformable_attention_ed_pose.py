@@ -3,12 +3,13 @@
 Paper: "Deformable DETR: Deformable Transformers for End-to-End Object Detection" (Zhu et al., ICLR 2021, arXiv
 2010.04159), section 4.1, as ED-Pose uses it in its encoder and for the cross-attention of its decoder.
 
-The operator has three forms with the same results up to rounding: a gather-and-sum for the CPU, a Triton kernel for
+The operator has three forms with the same results up to rounding: a gather-and-sum for the CPU, Triton kernels for
 CUDA (`deformable_attention_triton.py`), and `grid_sample` for other devices and for export. Locations and sums are
 float32 at least in all of them: a bfloat16 location would be off by pixels.
 """
 
 import math
+import re
 import warnings
 
 import torch
@@ -17,7 +18,7 @@ from transformers import initialization as init
 from transformers.integrations import use_kernel_forward_from_hub
 from transformers.utils.import_utils import is_torchdynamo_exporting
 
-from .deformable_attention_triton import attend_by_triton, is_triton_usable
+from .deformable_attention_triton import attend_by_triton, gradients_by_triton, is_triton_usable
 
 
 IM2COL_STEP = 64  # images that a Hub kernel takes at once; no other form reads it
@@ -42,15 +43,11 @@ def multi_scale_deformable_attention(
     Returns:
         (batch, queries, heads * head_dim) in the dtype of `value`.
     """
-    if is_torchdynamo_exporting() or torch.jit.is_tracing():
-        attend = attend_by_grid
-    elif value.device.type == "cpu":
-        attend = attend_by_bags
-    elif is_triton_usable(value):
-        attend = attend_by_triton
-    else:
-        attend = attend_by_grid
-    return attend(value, spatial_shapes, sampling_locations, attention_weights)
+    is_exported = is_torchdynamo_exporting() or torch.jit.is_tracing()
+    if is_exported or not (value.device.type == "cpu" or is_triton_usable(value)):
+        return attend_by_grid(value, spatial_shapes, sampling_locations, attention_weights)
+    sizes = [size for shape in spatial_shapes for size in shape]
+    return attend(value, sampling_locations, attention_weights, sizes)
 
 
 def attend_by_grid(
@@ -76,16 +73,61 @@ def attend_by_grid(
     return output.view(batch, heads * head_dim, queries).transpose(1, 2).to(value.dtype)
 
 
-def attend_by_bags(
-    value: torch.Tensor,
-    spatial_shapes: list[tuple[int, int]],
-    sampling_locations: torch.Tensor,
-    attention_weights: torch.Tensor,
+# One opaque operator for torch.compile: no graph break, and no guards on the sizes of the levels, of which there would
+# be so many that compiling for any image size takes minutes. A namespace of its own for each copy of this file, as
+# every repository with `trust_remote_code` brings one.
+NAMESPACE = re.sub(r"\W", "_", __name__)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::attend", mutates_args=())
+def attend(
+    value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor, spatial_shapes: list[int]
 ) -> torch.Tensor:
-    """`multi_scale_deformable_attention` as one weighted sum of table rows a query and head, quick on the CPU."""
-    dtype = torch.promote_types(value.dtype, torch.float32)
-    inputs = (tensor.to(dtype) for tensor in (value, sampling_locations, attention_weights))
-    return BagAttention.apply(*inputs, spatial_shapes).to(value.dtype)
+    """`multi_scale_deformable_attention` on the CPU or by Triton; height and width of the levels in one flat list."""
+    form = attend_by_triton if value.is_cuda else attend_by_bags
+    return form(value, pair_sizes(spatial_shapes), locations, weights)
+
+
+@attend.register_fake
+def _(value, locations, weights, spatial_shapes):
+    return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+
+
+@torch.library.custom_op(f"{NAMESPACE}::gradients", mutates_args=())
+def gradients(
+    grad_output: torch.Tensor,
+    value: torch.Tensor,
+    locations: torch.Tensor,
+    weights: torch.Tensor,
+    spatial_shapes: list[int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of value, locations and weights, from the gradient of the output."""
+    form = gradients_by_triton if value.is_cuda else gradients_by_bags
+    return form(grad_output, value, pair_sizes(spatial_shapes), locations, weights)
+
+
+@gradients.register_fake
+def _(grad_output, value, locations, weights, spatial_shapes):
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (value, locations, weights))
+
+
+def save_inputs(ctx, inputs, output):
+    """Keep the inputs of `attend`, and nothing else, for its backward pass."""
+    *tensors, ctx.spatial_shapes = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def backward(ctx, grad_output):
+    """Backward pass of `attend`."""
+    return *gradients(grad_output, *ctx.saved_tensors, ctx.spatial_shapes), None
+
+
+attend.register_autograd(backward, setup_context=save_inputs)
+
+
+def pair_sizes(sizes: list[int]) -> list[tuple[int, int]]:
+    """[height, width, height, width, ...] to [(height, width), ...]."""
+    return list(zip(sizes[::2], sizes[1::2], strict=True))
 
 
 class PixelCells:
@@ -152,39 +194,42 @@ def frame_levels(value: torch.Tensor, spatial_shapes: list[tuple[int, int]]) -> 
     return torch.cat(framed, dim=1).view(-1, value.shape[3])
 
 
-class BagAttention(torch.autograd.Function):
-    """The sum over corners as `embedding_bag`, whose own backward pass is several times slower than this one."""
+def attend_by_bags(
+    value: torch.Tensor,
+    spatial_shapes: list[tuple[int, int]],
+    locations: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """`multi_scale_deformable_attention` as one weighted sum of table rows a query and head, quick on the CPU."""
+    batch, _, heads, head_dim = value.shape
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    cells = PixelCells(spatial_shapes, locations.to(dtype))
+    shares = corner_shares(cells.fraction_x, cells.fraction_y, weights.to(dtype).flatten(2))
+    shares = torch.stack([share.view(-1, cells.steps.shape[1]) for share in shares], dim=1)
+    output = nn.functional.embedding_bag(
+        cells.corner_rows().flatten(1),
+        frame_levels(value.to(dtype), spatial_shapes),
+        per_sample_weights=shares.flatten(1),
+        mode="sum",
+    )
+    return output.view(batch, -1, heads * head_dim).to(value.dtype)
 
-    @staticmethod
-    def forward(ctx, value, locations, weights, spatial_shapes):
-        ctx.save_for_backward(value, locations, weights)
-        ctx.spatial_shapes = spatial_shapes
-        batch, _, heads, head_dim = value.shape
-        cells = PixelCells(spatial_shapes, locations)
-        shares = corner_shares(cells.fraction_x, cells.fraction_y, weights.flatten(2))
-        shares = torch.stack([share.view(-1, cells.steps.shape[1]) for share in shares], dim=1)
-        output = nn.functional.embedding_bag(
-            cells.corner_rows().flatten(1),
-            frame_levels(value, spatial_shapes),
-            per_sample_weights=shares.flatten(1),
-            mode="sum",
-        )
-        return output.view(batch, -1, heads * head_dim)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_output):
-        value, locations, weights = ctx.saved_tensors
-        cells = PixelCells(ctx.spatial_shapes, locations)
-        grad_output = grad_output.reshape(-1, value.shape[3])
-        grad_value = grad_locations = grad_weights = None
-        if ctx.needs_input_grad[0]:
-            grad_value = value_gradient(grad_output, cells, weights, ctx.spatial_shapes)
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            table = frame_levels(value, ctx.spatial_shapes)
-            grad_locations, grad_weights = point_gradients(grad_output, table, cells, weights)
-            grad_locations = grad_locations.view(locations.shape)
-        return grad_value, grad_locations, grad_weights, None
+def gradients_by_bags(
+    grad_output: torch.Tensor,
+    value: torch.Tensor,
+    spatial_shapes: list[tuple[int, int]],
+    locations: torch.Tensor,
+    weights: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of `attend_by_bags`, several times quicker than the backward pass of `embedding_bag`."""
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    cells = PixelCells(spatial_shapes, locations.to(dtype))
+    grad_output = grad_output.to(dtype).reshape(-1, value.shape[3])
+    table = frame_levels(value.to(dtype), spatial_shapes)
+    grad_locations, grad_weights = point_gradients(grad_output, table, cells, weights.to(dtype))
+    grad_value = value_gradient(grad_output, cells, weights.to(dtype), spatial_shapes)
+    return grad_value.to(value.dtype), grad_locations.view(locations.shape).to(locations), grad_weights.to(weights)
 
 
 def value_gradient(
@@ -250,22 +295,18 @@ def point_gradients(
 
 
 def product_of_rows(left: torch.Tensor, table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Products of each row of `left` (n, dim) with the k rows of `table` (m, dim) that `rows` (n, k) names, (n, k)."""
+    """Products of each row of `left` (n, dim) with the k rows of `table` (m, dim) that `rows` (n, k) names, (n, k).
+
+    They are the entries at `rows` of `left @ table.T`, which is what a sampled matrix product computes.
+    """
     n, k = rows.shape
     starts = torch.arange(0, n * k + 1, k, dtype=rows.dtype, device=rows.device)
-    if torch.compiler.is_compiling():  # sparse tensors break the graph
-        bags = torch.arange(n, dtype=rows.dtype, device=rows.device).repeat_interleave(k)
-        products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            left, table, rows.flatten(), starts[:-1], bags, 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR")
+        pattern = torch.sparse_csr_tensor(
+            starts, rows.flatten(), left.new_zeros(n * k), (n, len(table)), check_invariants=False
         )
-    else:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR")
-            pattern = torch.sparse_csr_tensor(
-                starts, rows.flatten(), left.new_zeros(n * k), (n, len(table)), check_invariants=False
-            )
-            products = torch.sparse.sampled_addmm(pattern, left, table.t(), beta=0.0).values()
-    return products.view(n, k)
+        return torch.sparse.sampled_addmm(pattern, left, table.t(), beta=0.0).values().view(n, k)
 
 
 @use_kernel_forward_from_hub("MultiScaleDeformableAttention")
@@ -360,9 +401,9 @@ class EDPoseMultiscaleDeformableAttention(nn.Module):
             sizes = [offsets.new_full((), size, dtype=dtype) for shape in spatial_shapes for size in reversed(shape)]
             sizes = torch.stack(sizes).reciprocal().view(-1, 1, 2)
         locations = torch.addcmul(reference_points[..., :2], offsets.to(dtype), sizes)
-        return self.output_proj(self.attend(value, spatial_shapes, locations, weights))
+        return self.output_proj(self.sample(value, spatial_shapes, locations, weights))
 
-    def attend(self, value, spatial_shapes, locations, weights) -> torch.Tensor:
+    def sample(self, value, spatial_shapes, locations, weights) -> torch.Tensor:
         """The operator itself, by a kernel from the Hub if one has replaced the `forward` of `attn`."""
         if "forward" not in vars(self.attn):
             return self.attn(value, None, spatial_shapes, None, locations, weights, IM2COL_STEP)

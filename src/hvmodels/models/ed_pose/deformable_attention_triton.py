@@ -36,84 +36,63 @@ def is_triton_usable(value: torch.Tensor) -> bool:
 def attend_by_triton(
     value: torch.Tensor,
     spatial_shapes: list[tuple[int, int]],
-    sampling_locations: torch.Tensor,
-    attention_weights: torch.Tensor,
+    locations: torch.Tensor,
+    weights: torch.Tensor,
 ) -> torch.Tensor:
     """`multi_scale_deformable_attention` on a CUDA device.
 
     Args:
         value: (batch, tokens, heads, head_dim), float32, bfloat16 or float16.
         spatial_shapes: (height, width) of each level.
-        sampling_locations: (batch, queries, heads, levels, points, 2); float32 also beside a half precision value.
-        attention_weights: (batch, queries, heads, levels, points).
+        locations: (batch, queries, heads, levels, points, 2); float32 also beside a half precision value.
+        weights: (batch, queries, heads, levels, points).
 
     Returns:
         (batch, queries, heads * head_dim) in the dtype of `value`.
     """
-    rows, start = [], 0
-    for height, width in spatial_shapes:
-        rows.append((height, width, start))
-        start += height * width
-    levels = torch.tensor(rows, dtype=torch.int32).to(value.device, non_blocking=True)
-    inputs = (tensor.contiguous() for tensor in (value, sampling_locations, attention_weights))
-    return TritonAttention.apply(*inputs, levels)
+    output = value.new_empty(value.shape[0], weights.shape[1], value.shape[2] * value.shape[3])
+    inputs = (tensor.contiguous() for tensor in (value, locations, weights))
+    launch(forward_kernel, (*inputs, level_sizes(spatial_shapes, value), output), value.shape, weights.shape)
+    return output
 
 
-class TritonAttention(torch.autograd.Function):
-    """The two kernels; `levels` holds height, width and first token of each level, int32 (levels, 3)."""
+def gradients_by_triton(
+    grad_output: torch.Tensor,
+    value: torch.Tensor,
+    spatial_shapes: list[tuple[int, int]],
+    locations: torch.Tensor,
+    weights: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of value, locations and weights, each in the dtype and shape of its tensor."""
+    grad_output, value, locations, weights = (t.contiguous() for t in (grad_output, value, locations, weights))
+    grad_value = torch.zeros_like(value, dtype=torch.float32)
+    grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
+    inputs = (grad_output, value, locations, weights, level_sizes(spatial_shapes, value))
+    launch(backward_kernel, (*inputs, grad_value, grad_locations, grad_weights), value.shape, weights.shape)
+    return grad_value.to(value.dtype), grad_locations, grad_weights
 
-    @staticmethod
-    def forward(ctx, value, locations, weights, levels):
-        ctx.save_for_backward(value, locations, weights, levels)
-        batch, tokens, heads, head_dim = value.shape
-        _, queries, _, num_levels, points = weights.shape
-        output = value.new_empty(batch, queries, heads * head_dim)
-        grid = (triton.cdiv(queries, QUERIES_PER_PROGRAM), batch * heads)
-        forward_kernel[grid](
-            value,
-            locations,
-            weights,
-            levels,
-            output,
-            tokens,
-            queries,
-            heads=heads,
-            head_dim=head_dim,
-            num_levels=num_levels,
-            points=points,
-            block_queries=QUERIES_PER_PROGRAM,
-            block_dim=triton.next_power_of_2(head_dim),
-        )
-        return output
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_output):
-        value, locations, weights, levels = ctx.saved_tensors
-        batch, tokens, heads, head_dim = value.shape
-        _, queries, _, num_levels, points = weights.shape
-        grad_value = torch.zeros_like(value, dtype=torch.float32)
-        grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
-        grid = (triton.cdiv(queries, QUERIES_PER_PROGRAM), batch * heads)
-        backward_kernel[grid](
-            grad_output.contiguous(),
-            value,
-            locations,
-            weights,
-            levels,
-            grad_value,
-            grad_locations,
-            grad_weights,
-            tokens,
-            queries,
-            heads=heads,
-            head_dim=head_dim,
-            num_levels=num_levels,
-            points=points,
-            block_queries=QUERIES_PER_PROGRAM,
-            block_dim=triton.next_power_of_2(head_dim),
-        )
-        return grad_value.to(value.dtype), grad_locations, grad_weights, None
+def level_sizes(spatial_shapes: list[tuple[int, int]], value: torch.Tensor) -> torch.Tensor:
+    """(levels * 2,) heights and widths on the device, made there: a copy from the host would not fit a CUDA graph."""
+    return torch.stack([value.new_full((), size, dtype=torch.int32) for shape in spatial_shapes for size in shape])
+
+
+def launch(kernel, tensors, value_shape, weights_shape):
+    """One program a block of queries of one head of one image."""
+    batch, tokens, heads, head_dim = value_shape
+    _, queries, _, num_levels, points = weights_shape
+    grid = (triton.cdiv(queries, QUERIES_PER_PROGRAM), batch * heads)
+    kernel[grid](
+        *tensors,
+        tokens,
+        queries,
+        heads=heads,
+        head_dim=head_dim,
+        num_levels=num_levels,
+        points=points,
+        block_queries=QUERIES_PER_PROGRAM,
+        block_dim=triton.next_power_of_2(head_dim),
+    )
 
 
 if triton is not None:
@@ -149,7 +128,7 @@ if triton is not None:
         value,
         locations,
         weights,
-        levels,
+        sizes,
         output,
         tokens,
         queries,
@@ -169,9 +148,9 @@ if triton is not None:
         first_value = value + (image * tokens * heads + head) * head_dim + channel[None, :]
         stride: tl.constexpr = heads * head_dim
         total = tl.zeros((block_queries, block_dim), dtype=tl.float32)
+        start = 0
         for level in range(num_levels):
-            height, width = tl.load(levels + level * 3), tl.load(levels + level * 3 + 1)
-            start = tl.load(levels + level * 3 + 2)
+            height, width = tl.load(sizes + level * 2), tl.load(sizes + level * 2 + 1)
             for point in range(points):
                 index = (query_head * num_levels + level) * points + point
                 weight = tl.load(weights + index, mask=is_query, other=0.0).to(tl.float32)
@@ -190,6 +169,7 @@ if triton is not None:
                 offsets, exists = corner_offsets(left + 1, top + 1, start, width, height, is_query, stride)
                 share = weight * right * lower
                 total += share[:, None] * read_corner(first_value, offsets, exists, is_channel)
+            start += height * width
         tl.store(
             output + query_head[:, None] * head_dim + channel[None, :],
             total,
@@ -202,7 +182,7 @@ if triton is not None:
         value,
         locations,
         weights,
-        levels,
+        sizes,
         grad_value,
         grad_locations,
         grad_weights,
@@ -229,9 +209,9 @@ if triton is not None:
             mask=is_query[:, None] & is_channel[None, :],
             other=0.0,
         ).to(tl.float32)
+        start = 0
         for level in range(num_levels):
-            height, width = tl.load(levels + level * 3), tl.load(levels + level * 3 + 1)
-            start = tl.load(levels + level * 3 + 2)
+            height, width = tl.load(sizes + level * 2), tl.load(sizes + level * 2 + 1)
             for point in range(points):
                 index = (query_head * num_levels + level) * points + point
                 weight = tl.load(weights + index, mask=is_query, other=0.0).to(tl.float32)
@@ -266,6 +246,7 @@ if triton is not None:
                 tl.store(grad_locations + index * 2, across, mask=is_query)
                 tl.store(grad_locations + index * 2 + 1, down_slope, mask=is_query)
                 tl.store(grad_weights + index, grad_weight, mask=is_query)
+            start += height * width
 
 
-__all__ = ["attend_by_triton", "is_triton_usable"]
+__all__ = ["attend_by_triton", "gradients_by_triton", "is_triton_usable"]
