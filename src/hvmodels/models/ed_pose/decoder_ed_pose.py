@@ -127,7 +127,8 @@ class EDPoseSelfAttention(nn.Module):
         scores = query @ key.transpose(-1, -2)  # (batch, heads, groups, group_size, group_size)
         # A box query shares one softmax between its group and the other boxes; its own box is in the group already.
         box_scores = query[:, :, :, 0] @ key[:, :, :, 0].transpose(-1, -2)
-        own = torch.eye(box_scores.shape[-1], dtype=torch.bool, device=query.device)
+        groups = torch.arange(box_scores.shape[-1], device=query.device)
+        own = groups == groups[:, None]  # not `torch.eye`, which onnxruntime lacks for booleans
         box_scores = torch.cat([scores[:, :, :, 0], box_scores.masked_fill(own, -torch.inf)], dim=-1)
         box_weights = box_scores.softmax(-1)
         weights = scores[:, :, :, 1:].softmax(-1)

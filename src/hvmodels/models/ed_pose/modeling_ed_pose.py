@@ -140,6 +140,14 @@ class FeatureLevels:
         sizes = [torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=-1) for valid in self.valid]
         return torch.stack(sizes, dim=1).float()
 
+    @property
+    def valid_ratios(self) -> torch.Tensor | None:
+        """(batch, levels, 2) share of the width and height of each level that the image fills."""
+        if self.valid is None:
+            return None
+        edges = [(valid[:, 0].float(), valid[:, :, 0].float()) for valid in self.valid]
+        return torch.stack([torch.stack([row.mean(1), column.mean(1)], dim=-1) for row, column in edges], dim=1)
+
     def positions(self, num_features: int, temperatures: tuple[float, float]) -> torch.Tensor:
         """Sine encoding (batch or 1, tokens, num_features) of the row, then the column of each token.
 
@@ -365,13 +373,11 @@ class EDPoseModel(EDPosePreTrainedModel):
         levels = self.extract_levels(pixel_values, pixel_mask)
         tokens, spatial_shapes, padding_mask = levels.tokens, levels.spatial_shapes, levels.padding_mask
         centers = levels.centers()
-        valid_ratios = None
+        valid_ratios = levels.valid_ratios
         reference_points = torch.cat(centers, dim=1)[:, :, None]
         if padding_mask is None:
-            reference_points = reference_points.expand(len(tokens), -1, len(spatial_shapes), -1)
+            reference_points = reference_points.expand(tokens.shape[0], -1, len(spatial_shapes), -1)
         else:
-            sizes = [[width, height] for height, width in spatial_shapes]
-            valid_ratios = levels.valid_sizes / levels.valid_sizes.new_tensor(sizes)
             reference_points = reference_points * valid_ratios[:, None]
 
         position = levels.positions(config.d_model, config.position_temperatures).to(tokens.dtype)
@@ -441,7 +447,7 @@ class EDPoseModel(EDPosePreTrainedModel):
         valid = ((boxes > PROPOSAL_MARGIN) & (boxes < 1 - PROPOSAL_MARGIN)).all(-1, keepdim=True)
         if padding_mask is not None:
             valid = valid & ~padding_mask[..., None]
-        proposals = torch.where(valid, torch.log(boxes / (1 - boxes)), torch.inf).expand(len(memory), -1, -1)
+        proposals = torch.where(valid, torch.log(boxes / (1 - boxes)), torch.inf).expand(memory.shape[0], -1, -1)
         if memory.shape[1] < self.config.num_queries:
             raise ValueError(
                 f"`pixel_values` has {memory.shape[1]} tokens an image, fewer than `num_queries` = "
