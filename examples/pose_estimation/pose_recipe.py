@@ -63,7 +63,10 @@ class Recipe:
         default_factory=lambda: [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
         metadata={"help": "Short sides of augmented training images."},
     )
-    image_size: int = option(800, "Short side of all other images.")
+    image_size: list[int] = field(
+        default_factory=lambda: [800],
+        metadata={"help": "Short side of all other images, or height and width of all, which need no padding."},
+    )
     max_image_size: int = option(1333, "Limit of the long side.")
     group_by_shape: bool = option(False, "Put images of similar shape in a batch, which needs less padding.")
     batch_size: int = option(16, "Images a step, over all processes and accumulation steps together.")
@@ -85,10 +88,12 @@ class Recipe:
     def __post_init__(self):
         if isinstance(self.config, str):
             self.config = read_json_option(self.config, "config")
-        for name in ("batch_size", "accumulation_steps", "epochs", "drop_epoch", "evaluate_every", "image_size",
+        for name in ("batch_size", "accumulation_steps", "epochs", "drop_epoch", "evaluate_every",
                      "max_image_size", "evaluation_batch_size", "log_every"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if len(self.image_size) not in (1, 2) or min(self.image_size) < 1:
+            raise ValueError(f"`image_size` must be a short side, or height and width, got {self.image_size}.")
         for name in ("learning_rate", "backbone_learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
@@ -161,7 +166,8 @@ class Recipe:
             "id2label": data.datasets[0].id2label,
             "label2id": {name: index for index, name in data.datasets[0].id2label.items()},
         }
-        size = {"shortest_edge": self.image_size, "longest_edge": self.max_image_size}
+        names = ("height", "width") if len(self.image_size) == 2 else ("shortest_edge", "longest_edge")
+        size = dict(zip(names, (*self.image_size, self.max_image_size), strict=False))
         processor_options = {
             "size": size, "num_keypoints": len(data.keypoint_set), "category_ids": data.datasets[0].category_ids,
         }  # fmt: skip

@@ -152,33 +152,25 @@ def test_both_scripts_agree(runs):
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
-def test_two_processes_equal_one(runs, data_folder, tmp_path):
-    processes = []
-    for script in SCRIPTS:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-        launcher += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}"]
-        arguments = options(data_folder, tmp_path / script)
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, *launcher, str(EXAMPLES / script), *arguments],
-                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    for script, process in zip(SCRIPTS, processes, strict=True):
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
-        one, two = report_of(runs[script]), report_of(tmp_path / script)
-        assert len(two["history"]) == len(one["history"])
-        for ours, theirs in zip(one["history"], two["history"], strict=True):
-            assert theirs == pytest.approx(ours, rel=1e-3)
-        weights = [load_file(folder / "model.safetensors") for folder in (runs[script], tmp_path / script)]
-        torch.testing.assert_close(*weights, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_two_processes_equal_one(script, runs, data_folder, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    launcher += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}"]
+    subprocess.run(
+        [sys.executable, *launcher, str(EXAMPLES / script), *options(data_folder, tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
+        check=True,
+        timeout=600,
+    )
+    one, two = report_of(runs[script]), report_of(tmp_path)
+    assert len(two["history"]) == len(one["history"])
+    for ours, theirs in zip(one["history"], two["history"], strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-3)
+    weights = [load_file(folder / "model.safetensors") for folder in (runs[script], tmp_path)]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -248,11 +240,11 @@ def test_every_picture_is_in_one_share(scripts, data_folder):
 def test_start_from_a_pretrained_model(scripts, runs, data_folder, tmp_path):
     """All weights are taken over; of other keypoints only those that do not depend on their number."""
     folder = runs[SCRIPTS[0]]
-    recipe = make_recipe(scripts, data_folder, model=str(folder), config=None, image_size=48)
+    recipe = make_recipe(scripts, data_folder, model=str(folder), config=None, image_size=[48])
     model, processor = recipe.build_model(recipe.load_data())
     weights = load_file(folder / "model.safetensors")
     torch.testing.assert_close(dict(model.state_dict()), weights, rtol=0, atol=0)
-    assert processor.size["shortest_edge"] == 48
+    assert processor.size == {"shortest_edge": 48, "longest_edge": 1333}
 
     content = json.loads((data_folder / "annotations.json").read_text())
     for item in content["annotations"]:
@@ -361,6 +353,7 @@ def test_arguments(scripts, data_folder, tmp_path):
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
         ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
         ({"average_decay": 1.0}, "`average_decay`"),
+        ({"image_size": [64, 64, 3]}, "`image_size` must be"),
         ({"evaluation": "mpii"}, "`evaluation` must be one of"),
         ({"model": "folder", "config": "{}"}, "leave out `config`"),
         ({"config": "nowhere.json"}, "`config` must be a JSON object"),
