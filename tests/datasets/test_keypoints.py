@@ -539,6 +539,14 @@ def test_order_changes_with_the_epoch_only():
     assert list(AspectRatioBatchSampler(make_ratios(), 4, seed=4, chunk_size=2)) != first
 
 
+def test_every_image_is_trained_on_in_some_epoch():
+    sampler, seen = AspectRatioBatchSampler(make_ratios()[:11], 4, drop_last=True), set()
+    for epoch in range(10):
+        sampler.set_epoch(epoch)
+        seen |= {index for batch in sampler for index in batch}
+    assert seen == set(range(11))
+
+
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("num_replicas", [2, 5, 13])
 def test_processes_share_the_batches(drop_last, num_replicas):

@@ -558,6 +558,8 @@ class AspectRatioBatchSampler(Sampler[list[int]]):
         chunk = len(order) or 1
         if self.shuffle:
             order, chunk = generator.permutation(order), self.batch_size * self.chunk_size
+            if self.drop_last:  # random images, before sorting; else always the widest of a small data set
+                order = order[: self._num_batches * self.batch_size]
         chunks = (order[start : start + chunk] for start in range(0, len(order), chunk))
         order = [
             index for part in chunks for index in part[np.argsort(self.aspect_ratios[part], kind="stable")].tolist()
