@@ -79,6 +79,8 @@ class EDPoseConfig(PreTrainedConfig):
         keypoint_names: Name of each keypoint.
         keypoint_flip_pairs: Pairs of keypoints that change places in a mirrored image.
         keypoint_links: Pairs of keypoints to draw a line between.
+        isolate_images: Keep the poses of an image independent of the padding that its batch adds: features are made
+            without it, and query positions are relative to the image. False is the original's way.
         auxiliary_loss: Whether every decoder layer is trained on its own predictions.
         class_cost: Weight of the class in matching predictions with people.
         bbox_cost: Weight of the L1 distance of boxes in matching.
@@ -134,6 +136,7 @@ class EDPoseConfig(PreTrainedConfig):
     keypoint_names: list[str] | tuple[str, ...] | None = None
     keypoint_flip_pairs: list | tuple | None = None
     keypoint_links: list | tuple | None = None
+    isolate_images: bool = False
     auxiliary_loss: bool = True
     class_cost: float | int = 2
     bbox_cost: float | int = 5

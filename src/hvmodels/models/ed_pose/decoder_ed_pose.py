@@ -260,9 +260,11 @@ class EDPoseDecoder(nn.Module):
                 inputs = inputs * valid_ratios.repeat(1, 1, 2)[:, None]
             else:
                 inputs = inputs.expand(-1, -1, len(spatial_shapes), -1)
+            # The original embeds the box as a share of the finest padded level, which depends on the batch.
+            embedded = references.detach() if self.config.isolate_images else inputs[:, :, 0]
             hidden_states = layer(
                 hidden_states,
-                self.embed_references(inputs[:, :, 0], hidden_states.dtype),
+                self.embed_references(embedded, hidden_states.dtype),
                 memory,
                 values[index],
                 inputs,
@@ -303,14 +305,14 @@ class EDPoseDecoder(nn.Module):
         """References (batch, queries, 4) after layer `index`, from its raw states and the references before it."""
         logits = clamped_inverse_sigmoid(references, self.config.inverse_sigmoid_eps)
         if index < self.num_box_layers:
-            return (self.box_heads[index](hidden_states).to(logits.dtype) + logits).sigmoid()
+            return (self.box_heads[index](hidden_states) + logits).sigmoid()
         boxes, keypoints = self.split_groups(hidden_states, num_denoising)
         box_logits, keypoint_logits = self.split_groups(logits, num_denoising)
-        boxes = (self.box_heads[index](boxes).to(logits.dtype) + box_logits).sigmoid()
+        boxes = (self.box_heads[index](boxes) + box_logits).sigmoid()
         changes = torch.cat(
             [self.keypoint_heads[index - self.num_box_layers](keypoints), self.keypoint_size_head(keypoints)], dim=-1
         )
-        keypoints = (changes.to(logits.dtype) + keypoint_logits).sigmoid()
+        keypoints = (changes + keypoint_logits).sigmoid()
         return self.join_groups(boxes, keypoints, num_denoising)
 
     def expand(
@@ -326,7 +328,7 @@ class EDPoseDecoder(nn.Module):
         keypoints = people[:, :, None] + self.keypoint_embedding.weight
         head = self.keypoint_heads[-1 if config.expansion_head == "last" else 0]
         logits = clamped_inverse_sigmoid(boxes[:, :, None, :2], config.inverse_sigmoid_eps)
-        centers = (head(keypoints).to(logits.dtype) + logits).sigmoid()
+        centers = (head(keypoints) + logits).sigmoid()
         sizes = self.keypoint_size_embedding.weight.to(boxes.dtype).sigmoid() * boxes[:, :, None, 2:]
         keypoint_boxes = torch.cat([centers, sizes], dim=-1)
         people = torch.cat([hidden_states[:, :num_denoising], people], dim=1)
@@ -369,10 +371,10 @@ class EDPoseDecoder(nn.Module):
         if index >= self.num_box_layers:
             hidden_states, keypoints = self.split_groups(hidden_states, num_denoising)
             reference_logits, keypoint_logits = self.split_groups(reference_logits, num_denoising)
-            changes = self.keypoint_heads[index - self.num_box_layers](keypoints).to(keypoint_logits.dtype)
+            changes = self.keypoint_heads[index - self.num_box_layers](keypoints)
             pred_keypoints = (changes + keypoint_logits[..., :2]).sigmoid()
         logits = self.class_heads[index](hidden_states)
-        boxes = (self.box_heads[index](hidden_states).to(reference_logits.dtype) + reference_logits).sigmoid()
+        boxes = (self.box_heads[index](hidden_states) + reference_logits).sigmoid()
         matching = {
             "logits": logits[:, num_denoising:],
             "pred_boxes": boxes[:, num_denoising:],

@@ -414,14 +414,40 @@ class EDPoseModel(EDPosePreTrainedModel):
 
     def extract_levels(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> FeatureLevels:
         """Feature pyramid of the images; arguments as in `forward`."""
-        maps = self.input_projections(self.backbone(pixel_values.to(self.dtype)).feature_maps)
-        spatial_shapes = [(level.shape[2], level.shape[3]) for level in maps]
         valid = None
-        if pixel_mask is not None:
+        if self.config.isolate_images and pixel_mask is not None:
+            maps, valid = self._isolated_maps(pixel_values, pixel_mask)
+        else:
+            maps = self._maps(pixel_values)
+        spatial_shapes = [(level.shape[2], level.shape[3]) for level in maps]
+        if pixel_mask is not None and valid is None:
             mask = pixel_mask[None].float()
             valid = [nn.functional.interpolate(mask, size=shape)[0].bool() for shape in spatial_shapes]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
         return FeatureLevels(tokens, spatial_shapes, valid)
+
+    def _maps(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """Maps of all levels, finest first."""
+        return self.input_projections(self.backbone(pixel_values.to(self.dtype)).feature_maps)
+
+    def _isolated_maps(
+        self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Maps of all levels, each image's made without its padding, and their masks, True on the image."""
+        rows, columns = pixel_mask.bool().any(2).sum(1).tolist(), pixel_mask.bool().any(1).sum(1).tolist()
+        images = [
+            self._maps(pixels[None, :, :height, :width])
+            for pixels, height, width in zip(pixel_values, rows, columns, strict=True)
+        ]
+        maps, valid = [], []
+        for levels in zip(*images, strict=True):
+            height, width = (max(level.shape[axis] for level in levels) for axis in (2, 3))
+            padding = [(0, width - level.shape[3], 0, height - level.shape[2]) for level in levels]
+            pairs = list(zip(levels, padding, strict=True))
+            maps.append(torch.cat([nn.functional.pad(level, pad) for level, pad in pairs]))
+            ones = [torch.ones_like(level[:, 0], dtype=torch.bool) for level in levels]
+            valid.append(torch.cat([nn.functional.pad(one, pad) for one, pad in zip(ones, padding, strict=True)]))
+        return maps, valid
 
     def choose_queries(
         self, memory: torch.Tensor, centers: list[torch.Tensor], padding_mask: torch.Tensor | None
@@ -460,7 +486,7 @@ class EDPoseModel(EDPosePreTrainedModel):
         memory = memory.gather(1, chosen.expand(-1, -1, memory.shape[-1]))
         proposals = proposals.gather(1, chosen.expand(-1, -1, 4))
         content = self.proposal_norm(self.proposal_projection(memory))
-        reference_logits = self.proposal_box_head(content).to(proposals.dtype) + proposals
+        reference_logits = self.proposal_box_head(content) + proposals
         return content, self.proposal_class_head(content), reference_logits
 
     def _check_inputs(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None):
