@@ -210,7 +210,8 @@ class EDPoseInputProjections(nn.Module):
                 source = feature_maps[index]
             else:
                 source = feature_maps[-1] if index == len(feature_maps) else levels[-1]
-            levels.append(norm(convolution(source)))
+            # PyTorch's group norm loses two digits on maps in the memory format `channels_last`.
+            levels.append(norm(convolution(source).contiguous()))
         return levels
 
 
