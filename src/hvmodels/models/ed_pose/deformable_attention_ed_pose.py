@@ -184,14 +184,22 @@ def corner_shares(fraction_x: torch.Tensor, fraction_y: torch.Tensor, weights: t
     return [upper - upper_right, upper_right, lower - lower_right, lower_right]
 
 
+def split_levels(tokens: torch.Tensor, spatial_shapes: list[tuple[int, int]], frame: int = 0) -> list[torch.Tensor]:
+    """Views (batch, height, width, channels) of the levels in (batch, tokens, channels), each with its frame."""
+    shapes = [(height + 2 * frame, width + 2 * frame) for height, width in spatial_shapes]
+    levels = tokens.split([height * width for height, width in shapes], dim=1)
+    return [level.unflatten(1, shape) for level, shape in zip(levels, shapes, strict=True)]
+
+
 def frame_levels(value: torch.Tensor, spatial_shapes: list[tuple[int, int]]) -> torch.Tensor:
-    """(batch, tokens, heads, head_dim) to a table (batch * tokens * heads, head_dim) with zeros around each level."""
-    levels = value.flatten(2).split([height * width for height, width in spatial_shapes], dim=1)
-    framed = [
-        nn.functional.pad(level.unflatten(1, shape), (0, 0, 1, 1, 1, 1)).flatten(1, 2)
-        for level, shape in zip(levels, spatial_shapes, strict=True)
-    ]
-    return torch.cat(framed, dim=1).view(-1, value.shape[3])
+    """Table (rows, head_dim) of a value (batch, tokens, heads, head_dim) with a frame of zeros around each level."""
+    batch, _, heads, head_dim = value.shape
+    tokens = sum((height + 2) * (width + 2) for height, width in spatial_shapes)
+    table = value.new_zeros(batch, tokens, heads * head_dim)
+    framed, levels = split_levels(table, spatial_shapes, frame=1), split_levels(value.flatten(2), spatial_shapes)
+    for target, level in zip(framed, levels, strict=True):
+        target[:, 1:-1, 1:-1] = level
+    return table.view(-1, head_dim)
 
 
 def attend_by_bags(
@@ -226,8 +234,10 @@ def gradients_by_bags(
     dtype = torch.promote_types(value.dtype, torch.float32)
     cells = PixelCells(spatial_shapes, locations.to(dtype))
     grad_output = grad_output.to(dtype).reshape(-1, value.shape[3])
-    table = frame_levels(value.to(dtype), spatial_shapes)
-    grad_locations, grad_weights = point_gradients(grad_output, table, cells, weights.to(dtype))
+    # The table is passed on, not named: it must not outlive its use.
+    grad_locations, grad_weights = point_gradients(
+        grad_output, frame_levels(value.to(dtype), spatial_shapes), cells, weights.to(dtype)
+    )
     grad_value = value_gradient(grad_output, cells, weights.to(dtype), spatial_shapes)
     return grad_value.to(value.dtype), grad_locations.view(locations.shape).to(locations), grad_weights.to(weights)
 
@@ -248,29 +258,23 @@ def value_gradient(
         weights: (batch, queries, heads, levels, points).
         spatial_shapes: (height, width) of each level.
     """
-    batch, _, heads, levels, points = weights.shape
+    batch, _, heads, num_levels, points = weights.shape
+    head_dim = grad_output.shape[1]
     table_rows = batch * heads * sum((height + 2) * (width + 2) for height, width in spatial_shapes)
     rows, order = cells.rows.flatten().sort()
     starts = torch.searchsorted(rows, torch.arange(table_rows, dtype=rows.dtype, device=rows.device), out_int32=True)
-    sources = (order // (levels * points)).to(torch.int32)
+    sources = (order // (num_levels * points)).to(torch.int32)
     point_values = (cells.fraction_x, cells.fraction_y, weights)
     shares = corner_shares(*(tensor.flatten().index_select(0, order) for tensor in point_values))
-    sums = [
-        nn.functional.embedding_bag(sources, grad_output, starts, mode="sum", per_sample_weights=share)
-        for share in shares
-    ]
-    sizes = [(height + 2) * (width + 2) for height, width in spatial_shapes]
-    split_sums = [corner.view(batch, -1, heads, grad_output.shape[1]).split(sizes, dim=1) for corner in sums]
-    gradients = []
-    for (height, width), *corners in zip(spatial_shapes, *split_sums, strict=True):
-        upper_left, upper_right, lower_left, lower_right = (
-            corner.unflatten(1, (height + 2, width + 2)) for corner in corners
-        )
-        gradient = upper_left[:, 1:-1, 1:-1] + upper_right[:, 1:-1, :-2]
-        gradient += lower_left[:, :-2, 1:-1]
-        gradient += lower_right[:, :-2, :-2]
-        gradients.append(gradient.flatten(1, 2))
-    return torch.cat(gradients, dim=1)
+    gradient = grad_output.new_zeros(batch, sum(height * width for height, width in spatial_shapes), heads * head_dim)
+    # One corner at a time: the sums of a corner are as large as the framed value.
+    for share, (down, across) in zip(shares, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
+        sums = nn.functional.embedding_bag(sources, grad_output, starts, mode="sum", per_sample_weights=share)
+        framed = split_levels(sums.view(batch, -1, heads * head_dim), spatial_shapes, frame=1)
+        for level, cells_of_level in zip(split_levels(gradient, spatial_shapes), framed, strict=True):
+            height, width = level.shape[1:3]
+            level += cells_of_level[:, 1 - down : height + 1 - down, 1 - across : width + 1 - across]
+    return gradient.view(batch, -1, heads, head_dim)
 
 
 def point_gradients(
