@@ -132,6 +132,7 @@ def draw_denoising_noise(counts: list[int], config, generator: torch.Generator |
     return DenoisingNoise(person_index, label_replaced, new_labels, box_noise, spare_boxes)
 
 
+@torch.compiler.disable  # sizes depend on the labels and on the draws
 def make_denoising_queries(
     labels: list[dict[str, torch.Tensor]],
     config,

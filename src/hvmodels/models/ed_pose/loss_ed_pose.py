@@ -430,6 +430,7 @@ def denoising_losses(
     return {name: value / boxes.shape[1] for name, value in losses.items()}
 
 
+@torch.compiler.disable  # the assignment leaves PyTorch, and its sizes depend on the labels
 def compute_loss(
     outputs: Mapping[str, Any],
     labels: list[dict[str, torch.Tensor]],
