@@ -74,6 +74,10 @@ def traced_size(config: EDPoseConfig, least: int) -> int:
 
 def export(model: EDPoseForPoseEstimation, path: Path, least_size: int = 400):
     """Write the model to `path`; it is traced at an image size a little above `least_size`."""
+    if model.config.isolate_images:
+        raise ValueError(
+            "`model` has `isolate_images`, which goes image by image and cannot be exported; set it to False."
+        )
     size = traced_size(model.config, least_size)
     # A batch of 2 and padding: neither may be left out of the trace.
     example = make_batch(2, size, size, padded=True)

@@ -90,3 +90,9 @@ def test_size_of_the_trace_needs_padding_everywhere(script):
             assert size % window
             assert not merging or size % 2
             size = (size + 1) // 2
+
+
+def test_isolated_images_are_refused(script, tmp_path):
+    model = EDPoseForPoseEstimation(EDPoseConfig(**SIZES, **CONFIGS["resnet"], isolate_images=True))
+    with pytest.raises(ValueError, match="isolate_images"):
+        script.export(model, tmp_path / "model.onnx")
