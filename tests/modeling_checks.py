@@ -56,6 +56,14 @@ def first_row(output):
     return tuple(first_row(value) for value in output)
 
 
+def flatten(output):
+    """All tensors of an output, which may be nested."""
+    if torch.is_tensor(output):
+        return [output]
+    values = output.values() if isinstance(output, dict) else output
+    return [tensor for value in values for tensor in flatten(value)]
+
+
 class ModelChecks:
     """Tests of a base model and its heads.
 
@@ -206,7 +214,7 @@ class ModelChecks:
         loaded = model_class.from_pretrained(tmp_path / "float32", dtype=dtype).eval()
         assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
         assert_equal(loaded.state_dict(), model.to(dtype).state_dict())
-        assert all(value.isfinite().all() for value in self.run(loaded).values())
+        assert all(tensor.isfinite().all() for tensor in flatten(self.run(loaded)))
         loaded.save_pretrained(tmp_path / "saved")
         for options in ({}, {"dtype": "auto"}):
             again = model_class.from_pretrained(tmp_path / "saved", **options)

@@ -4,6 +4,7 @@
 """
 
 from .methods import METHODS, TASKS, default_model, register
+from .models.ed_pose import EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor, EDPoseModel
 from .models.forecasting import (
     LTSFLinearConfig,
     LTSFLinearFeatureExtractor,
@@ -12,7 +13,7 @@ from .models.forecasting import (
     TimeSeries,
     read_series,
 )
-from .pipelines import TimeSeriesForecastingPipeline
+from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
 
 __version__ = "0.1.0"
@@ -22,10 +23,15 @@ register()
 __all__ = [
     "METHODS",
     "TASKS",
+    "EDPoseConfig",
+    "EDPoseForPoseEstimation",
+    "EDPoseImageProcessor",
+    "EDPoseModel",
     "LTSFLinearConfig",
     "LTSFLinearFeatureExtractor",
     "LTSFLinearForPrediction",
     "LTSFLinearModel",
+    "PoseEstimationPipeline",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
     "default_model",

@@ -2,9 +2,11 @@
 
 import json
 import sys
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from huggingface_hub.errors import StrictDataclassError
@@ -12,6 +14,7 @@ from transformers import AutoConfig, pipeline
 from transformers.utils import logging
 
 from .methods import METHODS, TASKS, default_model, method_of
+from .pipelines.pipeline_pose_estimation import IMAGE_SUFFIXES
 
 
 app = typer.Typer(
@@ -55,20 +58,48 @@ def info(
 @app.command()
 def predict(
     data: Annotated[
-        Path | None,
-        typer.Argument(help="CSV file of a series with one row a time step; an embedded example if absent."),
+        str | None,
+        typer.Argument(
+            help="CSV file of a series with one row a time step, an embedded example if absent; "
+            "or, for poses, an image, a folder of images, or a URL."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model folder or repository on the Hub; the embedded default if absent.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="CSV file for the forecast.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Picture file (png, pdf, svg) of history and forecast.")] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV file for the forecast; JSON file for poses.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture file (png, pdf, svg) of history and forecast; for poses the picture with them, "
+            "or a folder for such pictures."
+        ),
+    ] = None,
     prediction_length: Annotated[int | None, typer.Option(help="Steps to forecast.")] = None,
     interval: Annotated[float | None, typer.Option(help="Coverage of prediction intervals.")] = 0.9,
     period: Annotated[int | None, typer.Option(help="Steps a season; found from the dates if absent.")] = None,
     missing_values: Annotated[str | None, typer.Option(help="raise, forward_fill or interpolate.")] = None,
+    task: Annotated[str | None, typer.Option(help="Pipeline task; that of the model, or of the kind of file.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Poses: least score of a person; 0.3 if absent.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Poses: persons an image at most.")] = None,
+    nms_threshold: Annotated[
+        float | None, typer.Option(help="Poses: drop persons that are more similar (OKS) to one of higher score.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Poses: images at a time.")] = None,
 ):
-    """Forecast a series, in its own units and dates."""
+    """Forecast a series, in its own units and dates; or find the persons in images and their keypoints."""
+    series_options = {"prediction_length": prediction_length, "period": period, "missing_values": missing_values}
+    pose_options = {
+        "threshold": threshold,
+        "top_k": top_k,
+        "nms_threshold": nms_threshold,
+        "batch_size": batch_size,
+    }
+    if _task_of(task, model, data) == "pose-estimation":
+        _refuse("pose-estimation", series_options)
+        _predict_poses(data, model, output, plot, pose_options)
+        return
+    _refuse("time-series-forecasting", pose_options)
     if data is None:
         data, prediction_length = files("hvmodels") / EXAMPLE_SERIES, prediction_length or 24
         typer.echo("Embedded example: monthly airline passengers 1949-1960, in thousands (Box and Jenkins, series G).")
@@ -109,6 +140,38 @@ def describe_report(report: dict[str, Any]) -> str:
     )
 
 
+def _predict_poses(data: str | None, model: str | None, output: Path | None, plot: Path | None, options: dict):
+    from .pipelines.pipeline_pose_estimation import image_files, read_image
+    from .visualization.poses import draw_poses
+
+    if data is None or model is None:
+        raise ValueError("pose-estimation needs an image (or a folder, or a URL) and `--model`.")
+    is_folder = "://" not in data and Path(data).is_dir()
+    sources = image_files(data) if is_folder else [data]
+    names = [Path(urlsplit(str(source)).path).name for source in sources]
+    plot_is_file = plot is not None and not plot.is_dir() and plot.suffix != ""
+    if is_folder and plot_is_file:
+        raise ValueError(f"`--plot` must be a folder for the pictures of a folder, got {str(plot)!r}.")
+    estimator = pipeline("pose-estimation", model=model)
+    options = {name: value for name, value in options.items() if value is not None}
+    found = {}
+    for source, name, persons in zip(sources, names, estimator(iter(sources), **options), strict=True):
+        found[name] = persons
+        scores = ", ".join(f"{person['score']:.2f}" for person in persons)
+        typer.echo(f"{name}: {len(persons)} {'person' if len(persons) == 1 else 'persons'}{scores and f' ({scores})'}")
+        if plot is not None:
+            target = plot if plot_is_file else plot / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            drawn = draw_poses(read_image(source), persons, getattr(estimator.model.config, "keypoint_links", None))
+            drawn.save(target, quality=95)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"Wrote {output}")
+    if plot is not None:
+        typer.echo(f"Wrote {plot}")
+
+
 @app.command()
 def convert(
     method: Annotated[str, typer.Argument(help="Method name, see `hvmodels list`.")],
@@ -127,7 +190,13 @@ def convert(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder or repository on the Hub.")],
-    data: Annotated[Path, typer.Argument(help="CSV file; published data sets are known by their file name.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV file, where published data sets are known by their file name; "
+            "or, for poses, a JSON file of COCO keypoint annotations."
+        ),
+    ],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     features: Annotated[str, typer.Option(help="M, S or MS, as in the papers.")] = "M",
     target: Annotated[str | None, typer.Option(help="Column for features S; the last if absent.")] = None,
@@ -135,8 +204,20 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Leave out the windows after the last full batch of this size, as the papers did."),
     ] = None,
+    images: Annotated[Path | None, typer.Option(help="Poses: folder of the annotated images.")] = None,
+    style: Annotated[
+        str | None, typer.Option(help="Poses: coco or crowdpose; crowdpose if the images have a crowdIndex.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Poses: images at a time.")] = 1,
 ):
-    """Print the paper's metrics of a model on a data set, in units of the training rows' deviation."""
+    """Print the paper's metrics of a model on a data set.
+
+    Forecasts are measured in units of the training rows' deviation, poses by COCO's or CrowdPose's keypoint AP.
+    """
+    if _task_of(None, model, str(data)) == "pose-estimation":
+        _evaluate_poses(model, data, images, style, batch_size)
+        return
+    _refuse("time-series-forecasting", {"images": images, "style": style})
     from .datasets.forecasting import BENCHMARKS, LongTermForecastingData
     from .hub import load_folder
     from .metrics.forecasting import evaluate_forecaster
@@ -164,6 +245,21 @@ def evaluate(
     typer.echo(json.dumps(metrics, indent=2))
 
 
+def _evaluate_poses(model: str, data: Path, images: Path | None, style: str | None, batch_size: int):
+    from .metrics.keypoints import KeypointEvaluator, evaluate_pose_estimator
+
+    if images is None:
+        raise ValueError("pose-estimation needs `--images`, the folder of the annotated images.")
+    annotations = json.loads(data.read_text(encoding="utf-8"))
+    if style is None:
+        has_crowd_index = any("crowdIndex" in image for image in annotations.get("images", ()))
+        style = "crowdpose" if has_crowd_index else "coco"
+    estimator = pipeline("pose-estimation", model=model, batch_size=batch_size)
+    sigmas = getattr(estimator.model.config, "keypoint_sigmas", None)
+    evaluator = KeypointEvaluator(annotations, sigmas, style)
+    typer.echo(json.dumps(evaluate_pose_estimator(estimator, evaluator, images), indent=2))
+
+
 @app.command()
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder of a saved model and its processor.")],
@@ -177,6 +273,29 @@ def push(
 
     model, processor = load_folder(folder)
     typer.echo(publish(model, processor, repo_id, card=card, private=private, tag=tag))
+
+
+def _task_of(task: str | None, model: str | None, data: str | None) -> str:
+    """The task that is asked for, else the model's, else what the kind of input suggests."""
+    if task is not None:
+        names = {name: entry.name for entry in TASKS.values() for name in (entry.name, entry.hub_tag)}
+        if task not in names:
+            raise ValueError(f"`--task` must be one of {sorted(names)}, got {task!r}.")
+        return names[task]
+    if model is not None:
+        with suppress(OSError, ValueError, KeyError):  # another package's model, or none: the pipeline will tell
+            task = method_of(AutoConfig.from_pretrained(model).model_type).task
+    if task is None and data is not None:
+        suffix = Path(urlsplit(data).path).suffix.lower()
+        is_picture = suffix in IMAGE_SUFFIXES or ("://" not in data and Path(data).is_dir())
+        task = "pose-estimation" if is_picture else None
+    return task or "time-series-forecasting"
+
+
+def _refuse(task: str, options: dict[str, Any]):
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)} cannot be used for {task}.")
 
 
 def _load_config(target: str) -> Any:

@@ -1,6 +1,8 @@
 """The methods of the package: everything a method registers is declared here, once, in one block."""
 
+from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -9,8 +11,8 @@ import transformers
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .models import forecasting
-from .pipelines import TimeSeriesForecastingPipeline
+from .models import ed_pose, forecasting
+from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Method:
         image_processor: Image processor class, if the method has one.
         task: Name of its pipeline task, if there is one.
         converter: `"module:function"` below `hvmodels.conversion`, loaded when needed.
+        checkpoint_types: Harmless types beside tensors that pickled checkpoints of the original hold.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Method:
     image_processor: type | None = None
     task: str | None = None
     converter: str | None = None
+    checkpoint_types: tuple[type, ...] = ()
 
     @property
     def auto_classes(self) -> dict[str, type]:
@@ -83,6 +87,13 @@ class Method:
 TASKS = {
     task.name: task
     for task in (
+        Task(
+            name="pose-estimation",
+            pipeline=PoseEstimationPipeline,
+            auto_model="AutoModelForPoseEstimation",
+            input_type="image",
+            hub_tag="keypoint-detection",
+        ),
         Task(
             name="time-series-forecasting",
             pipeline=TimeSeriesForecastingPipeline,
@@ -108,6 +119,19 @@ METHODS = {
             feature_extractor=forecasting.LTSFLinearFeatureExtractor,
             task="time-series-forecasting",
             converter="ltsf_linear:convert",
+        ),
+        Method(
+            name="ed-pose",
+            title="ED-Pose",
+            paper="2302.01593",
+            original="IDEA-Research/ED-Pose",
+            config=ed_pose.EDPoseConfig,
+            model=ed_pose.EDPoseModel,
+            heads={"AutoModelForPoseEstimation": ed_pose.EDPoseForPoseEstimation},
+            image_processor=ed_pose.EDPoseImageProcessor,
+            task="pose-estimation",
+            converter="ed_pose:convert",
+            checkpoint_types=(Namespace,),
         ),
     )
 }
@@ -149,9 +173,11 @@ def register():
         if method.feature_extractor is not None:
             transformers.AutoFeatureExtractor.register(method.config, method.feature_extractor)
         if method.image_processor is not None:
-            transformers.AutoImageProcessor.register(
-                method.config, image_processor_classes={"pil": method.image_processor}
-            )
+            # transformers 5.17 has no AutoImageProcessor without torchvision; the class itself works there.
+            with suppress(ImportError):
+                transformers.AutoImageProcessor.register(
+                    method.config, image_processor_classes={"pil": method.image_processor}
+                )
         # A repository's own copy of the pipeline is for where this package is missing. If its entry were seen here,
         # `pipeline` would ask to trust it instead of taking the registered one.
         method.config.custom_pipelines = property(lambda config: {}, lambda config, value: None)

@@ -21,7 +21,9 @@ from ..methods import METHODS
 WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
 
 
-def read_checkpoint(path: str | PathLike, allowed_types: Sequence[type] = ()) -> dict[str, torch.Tensor]:
+def read_checkpoint(
+    path: str | PathLike, allowed_types: Sequence[type] = (), entry: str | None = None
+) -> dict[str, torch.Tensor]:
     """Read the weights of a `.pth`, `.pt`, `.ckpt` or `.safetensors` file on the CPU.
 
     Pickles are opened with `weights_only=True`: no code in the file runs. A wrapper dictionary (`state_dict`, `model`)
@@ -30,9 +32,11 @@ def read_checkpoint(path: str | PathLike, allowed_types: Sequence[type] = ()) ->
     Args:
         path: The file.
         allowed_types: Further harmless types that the pickle may hold.
+        entry: Name of the entry of the file that holds the weights, such as `"ema_model"`; found by itself if None.
 
     Raises:
-        ValueError: If the file is absent, damaged, holds anything but tensors, or has values that are not finite.
+        ValueError: If the file is absent, damaged, lacks the entry, holds anything but tensors there, or has values that
+            are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,6 +60,11 @@ def read_checkpoint(path: str | PathLike, allowed_types: Sequence[type] = ()) ->
             f"`checkpoint` {str(path)!r} cannot be read: it is damaged, cut off, or not a PyTorch or safetensors file "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'})."
         ) from error
+    if entry is not None:
+        if not isinstance(content, Mapping) or not isinstance(content.get(entry), Mapping):
+            found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+            raise ValueError(f"`checkpoint` {str(path)!r} has no weights under {entry!r}; it holds {found[:12]}.")
+        content = content[entry]
     for key in WRAPPER_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -109,7 +118,8 @@ def convert_checkpoint(
         checkpoint: File of weights, see `read_checkpoint`.
         output_dir: Folder to write; it must be absent or empty.
         original_config: JSON file or mapping with the original's own option names. Unknown options are ignored, and
-            sizes read from the tensors win over it.
+            sizes read from the tensors win over it. `checkpoint_entry` names the entry of the file to take the weights
+            from where there are several, such as `"ema_model"`.
 
     Returns:
         The folder.
@@ -124,7 +134,8 @@ def convert_checkpoint(
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"`output_dir` {str(output_dir)!r} must be absent or an empty folder; choose another one.")
     options = read_original_config(original_config)
-    weights = read_checkpoint(checkpoint)
+    entry = options.pop("checkpoint_entry", None)
+    weights = read_checkpoint(checkpoint, METHODS[method].checkpoint_types, entry)
     model, processor = METHODS[method].load_converter()(weights, options, source=Path(checkpoint))
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     # Written aside and renamed, so that an interruption leaves no half of a model.

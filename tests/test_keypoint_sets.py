@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from hvmodels.keypoint_sets import COCO17, CROWDPOSE14, KEYPOINT_SETS, KeypointSet, infer_flip_pairs
+
+
+@pytest.mark.parametrize("keypoint_set", KEYPOINT_SETS.values(), ids=list(KEYPOINT_SETS))
+def test_known_sets_are_consistent(keypoint_set):
+    assert infer_flip_pairs(keypoint_set.keypoints) == keypoint_set.flip_pairs
+    permutation = keypoint_set.flip_permutation
+    np.testing.assert_array_equal(permutation[permutation], np.arange(len(keypoint_set)))
+    sigmas = np.array(keypoint_set.sigmas)
+    np.testing.assert_array_equal(sigmas[permutation], sigmas)
+    mirrored = {frozenset((permutation[a], permutation[b])) for a, b in keypoint_set.links}
+    assert mirrored == {frozenset(link) for link in keypoint_set.links}
+    assert {index for link in keypoint_set.links for index in link} == set(range(len(keypoint_set)))
+
+
+def test_known_sets_have_the_published_sizes():
+    assert (len(COCO17), len(COCO17.links), sum(COCO17.sigmas)) == (17, 19, pytest.approx(1.138))
+    assert (len(CROWDPOSE14), len(CROWDPOSE14.links), sum(CROWDPOSE14.sigmas)) == (14, 15, pytest.approx(1.15))
+    assert CROWDPOSE14.keypoints[:2] == ("left_shoulder", "right_shoulder")
+    assert CROWDPOSE14.keypoints[12:] == ("head", "neck")
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (("l_eye", "nose", "r_eye"), ((0, 2),)),
+        (("eye.L", "eye.R"), ((0, 1),)),
+        (("LeftHand", "RightHand", "Leftover"), ((0, 1),)),
+        (("leftEye", "rightEye", "left eye 2", "right eye 2"), ((0, 1), (2, 3))),
+        (("left_paw", "tail", "top"), ()),
+        (("лево", "право"), ()),
+    ],
+)
+def test_flip_pairs_follow_from_names(names, pairs):
+    assert KeypointSet.from_names(names).flip_pairs == pairs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keypoints": ()}, "`keypoints`"),
+        ({"keypoints": ("a", "a")}, "`keypoints`"),
+        ({"keypoints": ("a", "b"), "links": ((0, 2),)}, "`links`"),
+        ({"keypoints": ("a", "b"), "flip_pairs": ((1, 1),)}, "`flip_pairs`"),
+        ({"keypoints": ("a", "b", "c"), "flip_pairs": ((0, 1), (1, 2))}, "`flip_pairs`"),
+        ({"keypoints": ("a", "b"), "sigmas": (0.1,)}, "`sigmas`"),
+        ({"keypoints": ("a", "b"), "sigmas": (0.1, 0)}, "`sigmas`"),
+    ],
+)
+def test_inconsistent_sets_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        KeypointSet("custom", **arguments)

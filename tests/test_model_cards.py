@@ -1,0 +1,138 @@
+"""Every card in `model_cards`: metadata, sections, figures, snippets."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+import hvmodels
+from hvmodels import EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor
+from hvmodels.methods import METHODS, TASKS
+
+
+FOLDER = Path(__file__).parents[1] / "model_cards"
+CARDS = sorted(FOLDER.glob("*.md"), key=lambda path: path.stem)
+SECTIONS = ["Intended use and limits", "Use", "How the weights came about", "Evaluation", "Licence", "Citation"]
+ED_POSE_CARDS = {
+    f"ed-pose-{variant}"
+    for variant in (
+        "r50",
+        "r50-crowdpose",
+        "r50-humanart",
+        "swinl",
+        "swinl-crowdpose",
+        "swinl-5scale",
+        "swinl-5scale-crowdpose",
+    )
+}
+CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(params=CARDS, ids=lambda path: path.stem)
+def card(request):
+    return ModelCard.load(request.param)
+
+
+@pytest.fixture(params=sorted(ED_POSE_CARDS))
+def ed_pose_card(request):
+    return ModelCard.load(FOLDER / f"{request.param}.md")
+
+
+def test_every_published_ed_pose_model_has_a_card():
+    assert {path.stem for path in CARDS} >= ED_POSE_CARDS
+
+
+def test_metadata(card):
+    data = card.data
+    assert data.library_name == "transformers"
+    assert data.pipeline_tag in {task.hub_tag for task in TASKS.values()}
+    assert "hvmodels" in data.tags
+    assert set(METHODS) & set(data.tags)
+    assert data.license
+    if data.license == "other":
+        assert data.license_name
+        assert data.license_link.startswith("https://")
+
+
+def test_figures_are_of_the_task_of_the_card(card):
+    for result in card.data.eval_results or []:
+        assert result.task_type == card.data.pipeline_tag
+        assert isinstance(result.metric_value, int | float)
+        assert result.dataset_type
+        assert result.dataset_name
+
+
+def test_sections_in_order(card):
+    headings = re.findall(r"^## (.+)$", card.text, re.MULTILINE)
+    assert [heading for heading in headings if heading in SECTIONS] == SECTIONS
+    assert len(re.findall(r"^# ", card.text.replace(card.text[card.text.find("```") :], ""), re.MULTILINE)) == 1
+
+
+def test_snippets_compile_and_name_what_there_is(card):
+    snippets = CODE.findall(card.text)
+    assert snippets
+    for snippet in snippets:
+        for node in ast.walk(ast.parse(snippet)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("hvmodels", "transformers"):
+                module = __import__(node.module, fromlist=["name"])
+                assert all(hasattr(module, alias.name) for alias in node.names)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "hvmodels":
+                assert hasattr(hvmodels, node.attr)
+    assert any("import hvmodels" in snippet for snippet in snippets)
+
+
+def test_figures_of_ed_pose_are_in_the_text_with_their_source(ed_pose_card):
+    results = ed_pose_card.data.eval_results
+    assert {"AP", "AP50", "AP75"} <= {result.metric_type for result in results}
+    for result in results:
+        assert result.source_url == "https://github.com/IDEA-Research/ED-Pose"
+        assert "published by the authors" in result.metric_name
+        row = next(line for line in ed_pose_card.text.splitlines() if line.startswith(f"| {result.dataset_name} "))
+        figures = ed_pose_card.text.split(row)[1].splitlines()[2]
+        assert f"| {result.metric_value} |" in figures
+
+
+def test_ed_pose_is_not_for_commerce(ed_pose_card):
+    assert ed_pose_card.data.license == "other"
+    assert ed_pose_card.data.license_name == "idea-license-1.0"
+    assert "on-commercial" in ed_pose_card.text
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory):
+    """Folder of a model in miniature."""
+    folder = tmp_path_factory.mktemp("cards") / "model"
+    backbone = {
+        "model_type": "resnet",
+        "embedding_size": 4,
+        "hidden_sizes": [8, 8, 16, 16],
+        "depths": [1, 1, 1, 1],
+        "out_features": ["stage2", "stage3", "stage4"],
+    }
+    config = EDPoseConfig(
+        backbone_config=backbone,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_box_decoder_layers=1,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=12,
+        num_groups=5,
+    )
+    EDPoseForPoseEstimation(config).save_pretrained(folder)
+    EDPoseImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+    return folder
+
+
+def test_snippets_of_ed_pose_run(ed_pose_card, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [name] = set(re.findall(r"^hvmodels convert ed-pose \S+ (\S+)$", ed_pose_card.text, re.MULTILINE))
+    Path(name).symlink_to(tiny_model)
+    Image.new("RGB", (80, 60), "grey").save("picture.jpg")
+    for snippet in CODE.findall(ed_pose_card.text):
+        exec(compile(snippet, "snippet", "exec"), {})
+    assert Path("poses.png").is_file()
