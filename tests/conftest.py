@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 
 pytest.register_assert_rewrite("tests.modeling_checks")
@@ -38,3 +39,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder `shared` with public data sets beside the repository")
     return folder
+
+
+@pytest.fixture
+def auto_image_processor():
+    """Skips where transformers itself refuses `AutoImageProcessor`: version 5.17 without torchvision."""
+    try:
+        transformers.AutoImageProcessor.from_pretrained  # noqa: B018
+    except ImportError:
+        pytest.skip("this version of transformers has no AutoImageProcessor without torchvision")

@@ -63,6 +63,7 @@ def estimate(model, image, **options):
     return PoseEstimationPipeline(model=model, image_processor=processor)(image, **options)
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_predict_an_image(model, images, tmp_path):
     output, plot = tmp_path / "new" / "out.json", tmp_path / "new" / "out.png"
     options = ["--threshold", 0.0, "--top-k", 4, "--output", output, "--plot", plot]
@@ -74,6 +75,7 @@ def test_predict_an_image(model, images, tmp_path):
     assert np.asarray(Image.open(plot)).any() and f"Wrote {plot}" in printed
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_predict_a_folder(model, images, tmp_path):
     output, plots = tmp_path / "out.json", tmp_path / "plots"
     options = ["--task", "keypoint-detection", "--threshold", 1.0, "--batch-size", 2, "--nms-threshold", 0.9]
@@ -84,6 +86,7 @@ def test_predict_a_folder(model, images, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(plots / "b.png")), np.asarray(Image.open(images / "b.png")))
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_task_of_the_model_goes_before_the_suffix(model, tmp_path):
     (tmp_path / "series.csv").write_text("a\n1\n")
     with pytest.raises(ValueError, match=r"series\.csv.* cannot be read as an image"):
@@ -105,6 +108,7 @@ def test_predict_refuses(model, images, tmp_path):
         run("predict", images, "--model", model, "--plot", tmp_path / "one.png")
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 @pytest.mark.parametrize("style", ["coco", "crowdpose"])
 def test_evaluate(model, images, tmp_path, style):
     """The model's own predictions as annotations are all found."""
@@ -135,6 +139,7 @@ def test_evaluate(model, images, tmp_path, style):
     assert ("AP_easy" in metrics) == (style == "crowdpose")
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_evaluate_refuses(model, images, tmp_path):
     truth = {
         "images": [{"id": 0, "file_name": "a.jpg"}, {"id": 1, "file_name": "z.jpg"}],

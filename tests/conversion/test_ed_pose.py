@@ -35,6 +35,7 @@ def assert_same(actual, expected):
     assert_close(actual[1], expected[1], atol=0, rtol=0)
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_folder_loads_with_the_auto_classes(tmp_path):
     convert_checkpoint("ed-pose", FOLDER / "checkpoint.pth", tmp_path / "model", FOLDER / "config.json")
     assert AutoModelForPoseEstimation.from_pretrained(tmp_path / "model").config.num_groups == 8

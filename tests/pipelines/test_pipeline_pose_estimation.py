@@ -339,6 +339,7 @@ def ed_pose_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 @pytest.mark.parametrize("task", ["pose-estimation", "keypoint-detection"])
 def test_ed_pose_by_task(ed_pose_folder, task):
     """Poses do not depend on the batch, although padding would change what the model finds."""

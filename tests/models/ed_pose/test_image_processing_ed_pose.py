@@ -612,6 +612,7 @@ def test_round_trips(tmp_path):
     assert_close(again(make_image(), return_tensors="pt")["pixel_values"], expected, atol=0, rtol=0)
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_auto_class_round_trip(tmp_path):
     processor = EDPoseImageProcessor(**OPTIONS)
     processor.save_pretrained(tmp_path)
