@@ -12,7 +12,7 @@ import torch
 from transformers import pipeline
 from transformers.utils import logging
 
-from hvmodels import LTSFLinearConfig, LTSFLinearFeatureExtractor, LTSFLinearForPrediction, cli, hub
+from hvmodels import METHODS, LTSFLinearConfig, LTSFLinearFeatureExtractor, LTSFLinearForPrediction, cli, hub
 from hvmodels.datasets.forecasting import LongTermForecastingData
 from hvmodels.metrics.forecasting import evaluate_forecaster
 
@@ -77,7 +77,7 @@ def assert_error(result, *words):
 def test_list(run):
     status, out, err = run("list")
     assert (status, err) == (0, [])
-    assert [line.split()[0] for line in out] == ["ltsf-linear"]
+    assert [line.split()[0] for line in out] == list(METHODS)
     assert "DLinear" in out[0] and "[time-series-forecasting]" in out[0] and "arXiv 2205.13504" in out[0]
 
 
@@ -342,8 +342,9 @@ for command in COMMANDS:
     code = code.replace("COMMANDS", repr([["list"], convert, convert]))
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    listed, *out = process.stdout.splitlines()
-    assert listed.startswith("ltsf-linear ")
+    lines = process.stdout.splitlines()
+    listed, out = lines[: len(METHODS)], lines[len(METHODS) :]
+    assert [line.split()[0] for line in listed] == list(METHODS)
     assert out == ["status 0", f"Wrote {Path('output')}", "status 0", "status 2"]
     assert process.stderr.startswith("error: `output_dir` 'output' must be absent or an empty folder")
     assert process.stderr.count("\n") == 1
