@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoImageProcessor, AutoModelForPoseEstimation
 
+from hvmodels import EDPoseForPoseEstimation, EDPoseImageProcessor
 from hvmodels.conversion import convert_checkpoint, read_checkpoint
 from hvmodels.conversion.ed_pose import HEADS, convert_state_dict
 
@@ -47,6 +48,20 @@ def test_namespace_needs_the_method(tmp_path):
         read_checkpoint(FOLDER / "checkpoint.pth")
     with pytest.raises(ValueError, match="holds more than weights"):
         convert_checkpoint("ltsf-linear", FOLDER / "checkpoint.pth", tmp_path / "model")
+
+
+def test_options_inside_the_file(expected, tmp_path):
+    convert_checkpoint("ed-pose", FOLDER / "checkpoint.pth", tmp_path / "own")
+    config = EDPoseForPoseEstimation.from_pretrained(tmp_path / "own").config
+    assert (config.num_queries, config.num_groups) == (expected[0].num_queries, expected[0].num_groups) != (900, 100)
+    convert_checkpoint("ed-pose", FOLDER / "checkpoint.pth", tmp_path / "given", {"num_queries": 30})
+    config = EDPoseForPoseEstimation.from_pretrained(tmp_path / "given").config
+    assert (config.num_queries, config.num_groups) == (30, expected[0].num_groups)
+
+
+def test_image_processor_has_the_keypoints_of_the_model(tmp_path):
+    convert_checkpoint("ed-pose", SWIN_FOLDER / "checkpoint.pth", tmp_path / "model", SWIN_FOLDER / "config.json")
+    assert EDPoseImageProcessor.from_pretrained(tmp_path / "model").num_keypoints == 14
 
 
 def test_bare_options(weights, expected):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForTimeSeriesPrediction
 
+from hvmodels import LTSFLinearForPrediction
 from hvmodels.conversion import convert_checkpoint
 from hvmodels.conversion.ltsf_linear import convert_state_dict
 
@@ -250,6 +251,18 @@ def test_dlinear_of_neuralforecast(options, kernel_size, past_values, tmp_path):
     assert (converted.config.variant, converted.config.moving_average_kernel_size) == ("dlinear", kernel_size)
     expected = reference(weights, ("linear_season", "linear_trend"), past_values, "DLinear", kernel_size)
     np.testing.assert_allclose(forecast(converted, past_values), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_options_inside_a_file_of_neuralforecast(past_values, tmp_path):
+    weights = {**layer("linear_trend"), **layer("linear_season")}
+    content = {"hyper_parameters": {"moving_avg_window": 7, "h": HORIZON}, "state_dict": weights}
+    torch.save(content, tmp_path / "model.ckpt")
+    convert_checkpoint("ltsf-linear", tmp_path / "model.ckpt", tmp_path / "own")
+    model = LTSFLinearForPrediction.from_pretrained(tmp_path / "own")
+    expected = reference(weights, ("linear_season", "linear_trend"), past_values, "DLinear", 7)
+    np.testing.assert_allclose(forecast(model, past_values), expected, atol=1e-5, rtol=1e-5)
+    convert_checkpoint("ltsf-linear", tmp_path / "model.ckpt", tmp_path / "given", {"moving_avg_window": 9})
+    assert LTSFLinearForPrediction.from_pretrained(tmp_path / "given").config.moving_average_kernel_size == 9
 
 
 def test_nlinear_of_neuralforecast(past_values, tmp_path):

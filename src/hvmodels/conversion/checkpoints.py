@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -21,22 +22,20 @@ from ..methods import METHODS
 WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
 
 
-def read_checkpoint(
-    path: str | PathLike, allowed_types: Sequence[type] = (), entry: str | None = None
-) -> dict[str, torch.Tensor]:
-    """Read the weights of a `.pth`, `.pt`, `.ckpt` or `.safetensors` file on the CPU.
+def open_checkpoint(path: str | PathLike, allowed_types: Sequence[type] = ()) -> Any:
+    """Open a `.pth`, `.pt`, `.ckpt` or `.safetensors` file on the CPU.
 
-    Pickles are opened with `weights_only=True`: no code in the file runs. A wrapper dictionary (`state_dict`, `model`)
-    and the prefix `module.` of a parallel model are taken off.
+    Pickles are opened with `weights_only=True`: no code in the file runs.
 
     Args:
         path: The file.
         allowed_types: Further harmless types that the pickle may hold.
-        entry: Name of the entry of the file that holds the weights, such as `"ema_model"`; found by itself if None.
+
+    Returns:
+        What the file holds, usually a mapping.
 
     Raises:
-        ValueError: If the file is absent, damaged, lacks the entry, holds anything but tensors there, or has values that
-            are not finite.
+        ValueError: If the file is absent, damaged, or holds a type that is not allowed.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,6 +59,22 @@ def read_checkpoint(
             f"`checkpoint` {str(path)!r} cannot be read: it is damaged, cut off, or not a PyTorch or safetensors file "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'})."
         ) from error
+    return content
+
+
+def take_weights(content: Any, path: str | PathLike, entry: str | None = None) -> dict[str, torch.Tensor]:
+    """Take the weights out of what `open_checkpoint` gives.
+
+    A wrapper dictionary (`state_dict`, `model`) and the prefix `module.` of a parallel model are taken off.
+
+    Args:
+        content: What the file holds.
+        path: The file, for messages.
+        entry: Name of the entry that holds the weights, such as `"ema_model"`; found by itself if None.
+
+    Raises:
+        ValueError: If the entry is absent, holds anything but tensors, or values that are not finite.
+    """
     if entry is not None:
         if not isinstance(content, Mapping) or not isinstance(content.get(entry), Mapping):
             found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
@@ -84,6 +99,22 @@ def read_checkpoint(
             raise ValueError(f"`checkpoint` {str(path)!r} holds {name!r} twice, with and without `module.`.")
         weights[name.removeprefix("module.")] = tensor
     return weights
+
+
+def read_checkpoint(
+    path: str | PathLike, allowed_types: Sequence[type] = (), entry: str | None = None
+) -> dict[str, torch.Tensor]:
+    """Weights of a file; arguments and errors as in `open_checkpoint` and `take_weights`."""
+    return take_weights(open_checkpoint(path, allowed_types), path, entry)
+
+
+def stored_options(content: Any) -> dict[str, Any]:
+    """The options that training code keeps beside the weights, under `args` or `hyper_parameters`; empty if none."""
+    options = {}
+    for key in ("args", "hyper_parameters"):
+        found = content.get(key) if isinstance(content, Mapping) else None
+        options |= vars(found) if isinstance(found, Namespace) else found if isinstance(found, Mapping) else {}
+    return options
 
 
 def read_original_config(config: str | PathLike | Mapping | None) -> dict[str, Any]:
@@ -117,8 +148,8 @@ def convert_checkpoint(
         method: A key of `METHODS`, e.g. `"ltsf-linear"`.
         checkpoint: File of weights, see `read_checkpoint`.
         output_dir: Folder to write; it must be absent or empty.
-        original_config: JSON file or mapping with the original's own option names. Unknown options are ignored, and
-            sizes read from the tensors win over it. `checkpoint_entry` names the entry of the file to take the weights
+        original_config: JSON file or mapping with the original's own option names, which win over those that the file
+            holds. Unknown options are ignored, and sizes read from the tensors win over both. `checkpoint_entry` names the entry of the file to take the weights
             from where there are several, such as `"ema_model"`.
 
     Returns:
@@ -135,7 +166,9 @@ def convert_checkpoint(
         raise ValueError(f"`output_dir` {str(output_dir)!r} must be absent or an empty folder; choose another one.")
     options = read_original_config(original_config)
     entry = options.pop("checkpoint_entry", None)
-    weights = read_checkpoint(checkpoint, METHODS[method].checkpoint_types, entry)
+    content = open_checkpoint(checkpoint, METHODS[method].checkpoint_types)
+    weights = take_weights(content, checkpoint, entry)
+    options = {**stored_options(content), **options}
     model, processor = METHODS[method].load_converter()(weights, options, source=Path(checkpoint))
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     # Written aside and renamed, so that an interruption leaves no half of a model.

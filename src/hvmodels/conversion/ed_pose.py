@@ -153,14 +153,14 @@ def convert(
     missing, unexpected = model.load_state_dict(state_dict, strict=False)
     if missing or unexpected:
         raise ValueError(f"`checkpoint`: the weights {missing[:6]} are missing, and {unexpected[:6]} have no place.")
-    return model, EDPoseImageProcessor()
+    return model, EDPoseImageProcessor(num_keypoints=config.num_keypoints)
 
 
 def convert_state_dict(
     weights: Mapping[str, torch.Tensor], options: Mapping[str, Any]
 ) -> tuple[EDPoseConfig, dict[str, torch.Tensor]]:
     """Configuration and state dict of `EDPoseForPoseEstimation`; see `convert`."""
-    options = dict(options.get("args") or options)
+    options = {**options, **(options.get("args") or {})}
     for name, value in FIXED_OPTIONS.items():
         if name in options and options[name] != value:
             raise ValueError(
