@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from hvmodels import EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor
+from hvmodels import EDPoseForPoseEstimation, EDPoseImageProcessor
 from hvmodels.cli import app
 from hvmodels.pipelines.pipeline_pose_estimation import PoseEstimationPipeline
+from tests.tiny_models import tiny_ed_pose_config
 
 
 NAMES = ["a.jpg", "b.png", "c.jpg"]
@@ -17,25 +18,7 @@ NAMES = ["a.jpg", "b.png", "c.jpg"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     torch.manual_seed(0)
-    config = EDPoseConfig(
-        backbone_config={
-            "model_type": "resnet",
-            "embedding_size": 8,
-            "hidden_sizes": [32, 64, 128, 256],
-            "depths": [1, 1, 1, 1],
-            "out_features": ["stage2", "stage3", "stage4"],
-        },
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_box_decoder_layers=1,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        num_queries=20,
-        num_groups=6,
-    )
+    config = tiny_ed_pose_config(num_queries=20, num_groups=6)
     folder = tmp_path_factory.mktemp("model")
     EDPoseForPoseEstimation(config).save_pretrained(folder)
     EDPoseImageProcessor(size={"shortest_edge": 96, "longest_edge": 128}).save_pretrained(folder)

@@ -9,8 +9,9 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import hvmodels
-from hvmodels import EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor
+from hvmodels import EDPoseForPoseEstimation, EDPoseImageProcessor
 from hvmodels.methods import METHODS, TASKS
+from tests.tiny_models import tiny_ed_pose_config
 
 
 FOLDER = Path(__file__).parents[1] / "model_cards"
@@ -105,24 +106,7 @@ def test_ed_pose_is_not_for_commerce(ed_pose_card):
 def tiny_model(tmp_path_factory):
     """Folder of a model in miniature."""
     folder = tmp_path_factory.mktemp("cards") / "model"
-    backbone = {
-        "model_type": "resnet",
-        "embedding_size": 4,
-        "hidden_sizes": [8, 8, 16, 16],
-        "depths": [1, 1, 1, 1],
-        "out_features": ["stage2", "stage3", "stage4"],
-    }
-    config = EDPoseConfig(
-        backbone_config=backbone,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_box_decoder_layers=1,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        num_queries=12,
-        num_groups=5,
-    )
+    config = tiny_ed_pose_config()
     EDPoseForPoseEstimation(config).save_pretrained(folder)
     EDPoseImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
     return folder

@@ -12,10 +12,11 @@ from transformers import PreTrainedConfig, PreTrainedModel, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
-from hvmodels import TASKS, EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor, PoseEstimationPipeline
+from hvmodels import TASKS, EDPoseForPoseEstimation, EDPoseImageProcessor, PoseEstimationPipeline
 from hvmodels.hub import collect_code, export
 from hvmodels.keypoint_sets import COCO17
 from hvmodels.pipelines.pipeline_pose_estimation import image_files, read_image
+from tests.tiny_models import tiny_ed_pose_config
 
 
 class ColourConfig(PreTrainedConfig):
@@ -310,25 +311,7 @@ def test_images_of_every_mode(tmp_path):
 def ed_pose_folder(tmp_path_factory):
     """A tiny ED-Pose, large enough to tell pictures apart."""
     torch.manual_seed(0)
-    config = EDPoseConfig(
-        backbone_config={
-            "model_type": "resnet",
-            "embedding_size": 8,
-            "hidden_sizes": [32, 64, 128, 256],
-            "depths": [1, 1, 1, 1],
-            "out_features": ["stage2", "stage3", "stage4"],
-        },
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_box_decoder_layers=1,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        num_queries=20,
-        num_groups=6,
-    )
+    config = tiny_ed_pose_config(num_queries=20, num_groups=6)
     folder = tmp_path_factory.mktemp("ed_pose")
     model = EDPoseForPoseEstimation(config)
     with torch.no_grad():

@@ -4,31 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hvmodels import EDPoseConfig, EDPoseForPoseEstimation
+from hvmodels import EDPoseForPoseEstimation
+from tests.tiny_models import tiny_ed_pose_config
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    backbone = {
-        "model_type": "resnet",
-        "embedding_size": 4,
-        "hidden_sizes": [8, 8, 16, 16],
-        "depths": [1, 1, 1, 1],
-        "out_features": ["stage2", "stage3", "stage4"],
-    }
-    config = EDPoseConfig(
-        backbone_config=backbone,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_box_decoder_layers=1,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        num_queries=12,
-        num_groups=5,
-        num_denoising=7,
-    )
+    config = tiny_ed_pose_config(num_denoising=7)
     return EDPoseForPoseEstimation(config).train()
 
 
