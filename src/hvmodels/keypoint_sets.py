@@ -202,6 +202,16 @@ CROWDPOSE14 = KeypointSet(
     sigmas=(0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079),
 )
 
+# The first 19 keypoints of Halpe-26 (github.com/Fang-Haoshu/Halpe-FullBody): COCO's, the top of the head and the neck.
+# Sigmas of the last two are CrowdPose's.
+HALPE19 = KeypointSet(
+    name="halpe19",
+    keypoints=(*COCO17.keypoints, "head", "neck"),
+    flip_pairs=COCO17.flip_pairs,
+    links=(*COCO17.links, (17, 18), (18, 5), (18, 6)),
+    sigmas=(*COCO17.sigmas, 0.079, 0.079),
+)
+
 # Human3.6M's 17 joints and the thorax, the mean of the shoulders, as RLE's 3-D models have them. Neither this data set nor
 # MPII defines OKS sigmas.
 HUMAN36M18 = KeypointSet(
@@ -288,11 +298,14 @@ MPII16 = KeypointSet(
     ),
 )
 
-KEYPOINT_SETS = {keypoint_set.name: keypoint_set for keypoint_set in (COCO17, CROWDPOSE14, HUMAN36M18, MPII16)}
+KEYPOINT_SETS = {
+    keypoint_set.name: keypoint_set for keypoint_set in (COCO17, CROWDPOSE14, HALPE19, HUMAN36M18, MPII16)
+}
 
 __all__ = [
     "COCO17",
     "CROWDPOSE14",
+    "HALPE19",
     "HUMAN36M18",
     "KEYPOINT_SETS",
     "MPII16",
