@@ -143,7 +143,8 @@ class Human36MAugmentation:
             size = np.sqrt([area / aspect_ratio, area * aspect_ratio]).astype(int)
             corner = sample.center - sample.scale / 2 + generator.random(2) * (sample.scale - size)
             corner = np.floor(corner).astype(int)
-            if (size > 0).all() and (corner >= 0).all() and (corner + size <= limits).all():
+            in_crop = (size > 0).all() and (size <= sample.scale).all()
+            if in_crop and (corner >= 0).all() and (corner + size <= limits).all():
                 return (*corner.tolist(), *size.tolist())
         return None
 
@@ -362,7 +363,9 @@ class MixedPoseDataset(Dataset):
 
     def __init__(self, human36m: Dataset, mpii: Dataset, seed: int = 0):
         if human36m.size != mpii.size:
-            raise ValueError(f"`human36m` and `mpii` must have crops of one size, got {human36m.size} and {mpii.size}.")
+            raise ValueError(
+                f"`human36m` and `mpii` must have crops of one size, got {human36m.size} and {mpii.size}."
+            )
         self.human36m, self.mpii, self.seed = human36m, mpii, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
