@@ -106,6 +106,7 @@ def test_mmpose_gives_its_own_outputs(layout, tmp_path):
         assert_close(pixels, values[f"output.predict_{name}.keypoints_input_space"], atol=1e-4, rtol=0)
         assert_close(result.scores.double(), values[f"output.predict_{name}.keypoint_scores"], atol=1e-6, rtol=0)
     processor = RLEImageProcessor.from_pretrained(tmp_path / "model")
+    assert processor.drop_outside is True
     assert 255 * np.array(processor.image_mean) == pytest.approx([123.675, 116.28, 103.53])
     assert 255 * np.array(processor.image_std) == pytest.approx([58.395, 57.12, 57.375])
     assert (processor.size["height"], processor.size["width"]) == (96, 64)

@@ -84,7 +84,7 @@ def convert(
         raise ValueError(f"`checkpoint`: the weights {missing[:6]} are missing, and {unexpected[:6]} have no place.")
     processor = {"size": _read_size(config, options, source)}
     if config.loss_formulation == "mmpose":
-        processor |= {"image_mean": list(MMPOSE_MEAN), "image_std": list(MMPOSE_STD)}
+        processor |= {"image_mean": list(MMPOSE_MEAN), "image_std": list(MMPOSE_STD), "drop_outside": True}
     elif config.keypoint_dim == 3:
         processor |= {"image_mean": list(ORIGINAL_MEAN), "image_std": list(ORIGINAL_3D_STD), "box_padding": 1.0}
     return model, RLEImageProcessor(**processor)
