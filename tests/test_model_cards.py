@@ -179,7 +179,7 @@ def tiny_rle_models(tmp_path_factory):
 
 @pytest.mark.usefixtures("auto_image_processor")
 def test_snippets_of_rle_run(rle_card, tiny_rle_models, tmp_path, monkeypatch):
-    name, card = rle_card
+    _, card = rle_card
     monkeypatch.chdir(tmp_path)
     [folder] = set(re.findall(r"^hvmodels convert rle \S+ (\S+)$", card.text, re.MULTILINE))
     Path(folder).symlink_to(tiny_rle_models[3 if "3d" in card.data.tags else 2])
