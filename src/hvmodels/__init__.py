@@ -13,6 +13,7 @@ from .models.forecasting import (
     TimeSeries,
     read_series,
 )
+from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLELoss, RLEModel
 from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
 
@@ -27,11 +28,16 @@ __all__ = [
     "EDPoseForPoseEstimation",
     "EDPoseImageProcessor",
     "EDPoseModel",
+    "EfficientNetLiteConfig",
     "LTSFLinearConfig",
     "LTSFLinearFeatureExtractor",
     "LTSFLinearForPrediction",
     "LTSFLinearModel",
     "PoseEstimationPipeline",
+    "RLEConfig",
+    "RLEForPoseEstimation",
+    "RLELoss",
+    "RLEModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
     "default_model",

@@ -11,7 +11,7 @@ import transformers
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .models import ed_pose, forecasting
+from .models import ed_pose, forecasting, rle
 from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
 
@@ -132,6 +132,17 @@ METHODS = {
             task="pose-estimation",
             converter="ed_pose:convert",
             checkpoint_types=(Namespace,),
+        ),
+        Method(
+            name="rle",
+            title="RLE (residual log-likelihood estimation)",
+            paper="2107.11291",
+            original="Jeff-sjtu/res-loglikelihood-regression",
+            config=rle.RLEConfig,
+            model=rle.RLEModel,
+            heads={"AutoModelForPoseEstimation": rle.RLEForPoseEstimation},
+            task="pose-estimation",
+            converter="rle:convert",
         ),
     )
 }

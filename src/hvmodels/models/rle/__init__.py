@@ -1,0 +1,19 @@
+"""RLE: top-down regression of keypoints with learned deviations."""
+
+from .configuration_efficientnet_lite import EfficientNetLiteConfig
+from .configuration_rle import RLEConfig
+from .loss_rle import RealNVP, RLELoss
+from .modeling_efficientnet_lite import EfficientNetLiteModel
+from .modeling_rle import RLEForPoseEstimation, RLEModel, RLEPoseEstimatorOutput
+
+
+__all__ = [
+    "EfficientNetLiteConfig",
+    "EfficientNetLiteModel",
+    "RLEConfig",
+    "RLEForPoseEstimation",
+    "RLELoss",
+    "RLEModel",
+    "RLEPoseEstimatorOutput",
+    "RealNVP",
+]
