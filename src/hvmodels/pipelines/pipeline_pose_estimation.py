@@ -166,7 +166,9 @@ class PoseEstimationPipeline(Pipeline):
     def supports_flip_test(self) -> bool:
         """Whether `flip_test` can be used."""
         parameters = signature(self.model.forward).parameters
-        return "flip_test" in parameters or ("flip_pairs" in parameters and len(self._flip_pairs) > 0)
+        if "flip_test" in parameters:
+            return self.model.config.flip_pairs is not None
+        return "flip_pairs" in parameters and len(self._flip_pairs) > 0
 
     @property
     def _flip_pairs(self) -> Sequence[tuple[int, int]]:
@@ -222,8 +224,8 @@ class PoseEstimationPipeline(Pipeline):
             )
         if flip_test and not self.supports_flip_test:
             raise ValueError(
-                f"`flip_test` cannot be used: {type(self.model).__name__} takes neither `flip_test` nor `flip_pairs`, "
-                "or the names of its keypoints tell no left and right (set `model.config.flip_pairs`)."
+                f"`flip_test` cannot be used: {type(self.model).__name__} has none, or does not know which keypoints "
+                "change places in a mirrored picture (set `model.config.flip_pairs`)."
             )
         if nms_threshold is not None and self.keypoint_sigmas is None:
             raise ValueError("`nms_threshold` needs `keypoint_sigmas` in the model's configuration, which has none.")
