@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from hvmodels.keypoint_sets import COCO17, CROWDPOSE14, KEYPOINT_SETS, KeypointSet, infer_flip_pairs
+from hvmodels.keypoint_sets import (
+    COCO17,
+    CROWDPOSE14,
+    KEYPOINT_SETS,
+    KeypointSet,
+    canonical_name,
+    find_keypoint_set,
+    infer_flip_pairs,
+)
 
 
 @pytest.mark.parametrize("keypoint_set", KEYPOINT_SETS.values(), ids=list(KEYPOINT_SETS))
@@ -36,6 +44,20 @@ def test_known_sets_have_the_published_sizes():
 )
 def test_flip_pairs_follow_from_names(names, pairs):
     assert KeypointSet.from_names(names).flip_pairs == pairs
+
+
+def test_one_spelling_for_every_name():
+    for name in ("L_Shoulder", "leftShoulder", "left shoulder", "LEFT-SHOULDER", "left_shoulder"):
+        assert canonical_name(name) == "left_shoulder"
+    assert canonical_name("Nose") == "nose" and canonical_name("LElbow") == "lelbow"  # no word of its own
+
+
+def test_sets_are_found_by_the_names_of_their_keypoints():
+    for known in KEYPOINT_SETS.values():
+        assert find_keypoint_set(known.keypoints) is known
+    assert find_keypoint_set([name.replace("left", "L").title() for name in COCO17.keypoints]) is COCO17
+    assert find_keypoint_set(COCO17.keypoints[::-1]) is find_keypoint_set(COCO17.keypoints[:5]) is None
+    assert find_keypoint_set(()) is None
 
 
 @pytest.mark.parametrize(

@@ -108,12 +108,19 @@ def yolos():
     """A real detector of transformers with random weights, which calls everything a person or a cat."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    sizes |= {"image_size": [32, 32], "patch_size": 16, "num_detection_tokens": 12, "use_mid_position_embeddings": False}
+    sizes |= {
+        "image_size": [32, 32],
+        "patch_size": 16,
+        "num_detection_tokens": 12,
+        "use_mid_position_embeddings": False,
+    }
     config = YolosConfig(**sizes, id2label={0: "person", 1: "cat"}, initializer_range=0.3)
     model = YolosForObjectDetection(config).eval()
     with torch.no_grad():
         model.vit.embeddings.detection_tokens.normal_()  # they start equal
-        model.class_labels_classifier.layers[-1].bias.copy_(torch.tensor([0.0, 0.0, -100.0]))  # of person, cat, nothing
+        model.class_labels_classifier.layers[-1].bias.copy_(
+            torch.tensor([0.0, 0.0, -100.0])
+        )  # of person, cat, nothing
     return model, YolosImageProcessorPil(size={"height": 32, "width": 32})
 
 

@@ -77,6 +77,24 @@ def test_any_picture_and_persons_beyond_its_edge(size, mode):
     assert draw_poses(image, []).getextrema() == ((0, 0),) * 3
 
 
+def test_sigmas():
+    uncertain = person()
+    uncertain["keypoints"][2]["sigma"] = 20.0
+    plain, drawn = (
+        draw_poses(GREY, [uncertain], line_width=4, boxes=False, scores=False, show_sigmas=value)
+        for value in (False, True)
+    )
+    assert (
+        pixel(drawn, 79, 70) == pixel(drawn, 60, 51) == SIDE_COLOURS["right"]
+    )  # a circle of 20 pixels around the knee
+    assert pixel(plain, 79, 70) == pixel(plain, 60, 51) == pixel(drawn, 70, 70) == (128, 128, 128)
+    changed = np.argwhere((np.asarray(plain) != np.asarray(drawn)).any(axis=-1)) - (70, 60)
+    radii = np.linalg.norm(changed, axis=1)
+    assert radii.min() > 17 and radii.max() < 21.5  # and nothing around the others, which have no sigma
+    hidden = draw_poses(GREY, [uncertain], keypoint_threshold=0.95, boxes=False, scores=False, show_sigmas=True)
+    np.testing.assert_array_equal(np.asarray(hidden), np.asarray(GREY))
+
+
 def test_refuses_links_to_keypoints_that_are_not_there():
     with pytest.raises(ValueError, match=r"`links` must join keypoints 0 to 2, got \(2, 3\)"):
         draw_poses(GREY, [person()], [(2, 3)])

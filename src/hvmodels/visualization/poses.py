@@ -33,6 +33,7 @@ def draw_poses(
     boxes: bool = True,
     scores: bool = True,
     line_width: float | None = None,
+    show_sigmas: bool = False,
 ) -> Image.Image:
     """Draw persons on a copy of their picture: limbs blue on the person's left, orange on the right, green between.
 
@@ -45,6 +46,7 @@ def draw_poses(
         boxes: Whether to draw boxes; each person has a colour.
         scores: Whether to write the score.
         line_width: In pixels; None goes by the size of each person.
+        show_sigmas: Whether to draw a circle around each keypoint with its `sigma` as radius, where it has one.
 
     Raises:
         ValueError: If a link names a keypoint that a person does not have.
@@ -62,6 +64,10 @@ def draw_poses(
             colour = PERSON_COLOURS[index % len(PERSON_COLOURS)]
             _draw_box(draw, person, colour, width, factor, boxes, scores)
         _draw_skeleton(draw, person["keypoints"], links, keypoint_threshold, width, factor)
+        if show_sigmas:
+            shown = (point for point in person["keypoints"] if point["score"] > keypoint_threshold)
+            for point in shown:
+                _draw_sigma(draw, point, width, factor)
     overlay = canvas.resize(image.size, Image.Resampling.BOX) if factor > 1 else canvas
     return Image.alpha_composite(image.convert("RGBA"), overlay).convert("RGB")
 
@@ -98,6 +104,15 @@ def _draw_skeleton(
         if is_shown:
             _draw_dot(draw, point, 1.3 * width, OUTLINE)
             _draw_dot(draw, point, 0.95 * width, SIDE_COLOURS[side])
+
+
+def _draw_sigma(draw: ImageDraw.ImageDraw, point: Mapping[str, Any], width: float, factor: int):
+    x, y, radius = (value * factor for value in (point["x"], point["y"], point.get("sigma", 0)))
+    if radius:
+        outline = SIDE_COLOURS[side_of(point["label"])]
+        draw.ellipse(
+            (x - radius, y - radius, x + radius, y + radius), outline=outline, width=max(1, round(0.5 * width))
+        )
 
 
 def _draw_dot(draw: ImageDraw.ImageDraw, point: tuple[float, float], radius: float, colour: tuple[int, int, int]):
