@@ -16,7 +16,7 @@ from hvmodels import (
     cli,
 )
 from hvmodels.cli import app, example_picture
-from hvmodels.keypoint_sets import COCO17
+from hvmodels.keypoint_sets import COCO17, infer_flip_pairs
 from hvmodels.pipelines.pipeline_pose_estimation import PoseEstimationPipeline
 from hvmodels.visualization.poses import draw_poses
 from tests.tiny_models import tiny_ed_pose_config
@@ -153,13 +153,12 @@ def top_down(tmp_path_factory):
     config = RLEConfig(
         backbone_config={**backbone, "out_features": ["stage2"]},
         id2label=dict(enumerate(names)),
-        flip_pairs=[(2 * index, 2 * index + 1) for index in range(1, 9)],
+        flip_pairs=infer_flip_pairs(names),
         keypoint_sigmas=[0.08] * 19,
         keypoint_links=[(0, 18)],
         num_flow_layers=2,
         flow_hidden_size=8,
     )
-    assert [names[index] for index in config.flip_pairs[-1]] == ["right_eye", "left_eye"]
     model = RLEForPoseEstimation(config)
     with torch.no_grad():
         model.coordinate_head.weight.normal_(std=0.3)

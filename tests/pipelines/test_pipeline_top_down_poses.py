@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, VitPoseConfig, VitPoseForPoseEstimation
+from transformers import PreTrainedConfig, PreTrainedModel, VitPoseConfig, VitPoseForPoseEstimation, pipeline
 from transformers.image_processing_utils import BatchFeature
 from transformers.utils import ModelOutput
 
-from hvmodels import PoseEstimationPipeline
+from hvmodels import PoseEstimationPipeline, RLEConfig, RLEForPoseEstimation, RLEImageProcessor
+from hvmodels.hub import export
 from hvmodels.keypoint_sets import COCO17
 from hvmodels.pipelines import pipeline_pose_estimation
 from hvmodels.pipelines.person_boxes import PersonBox
@@ -484,3 +485,85 @@ def test_person_box_is_what_was_given(estimator):
     box = (0.1, 0.2, 30.3, 40.7)
     (person,) = estimator(picture(), boxes=[box])
     assert person["box"] == PersonBox(*box).corners == corners(*box)
+
+
+def rle(keypoint_dim=2, **options):
+    torch.manual_seed(0)
+    backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    config = RLEConfig(
+        backbone_config={**backbone, "out_features": ["stage2"]},
+        keypoint_dim=keypoint_dim,
+        num_flow_layers=2,
+        flow_hidden_size=8,
+        **options,
+    )
+    model = RLEForPoseEstimation(config).eval()
+    with torch.no_grad():
+        model.coordinate_head.weight.normal_(std=0.3)
+        model.sigma_head.weight.normal_(std=0.3)
+    return PoseEstimationPipeline(model=model, image_processor=RLEImageProcessor(size={"height": 64, "width": 48}))
+
+
+@pytest.mark.parametrize("flip_test", [False, True], ids=["", "flip"])
+@pytest.mark.parametrize("keypoint_dim", [2, 3], ids=["2d", "3d"])
+def test_rle_equals_its_own_post_processing(noise, keypoint_dim, flip_test):
+    estimator = rle(keypoint_dim, confidence_coefficients=(-3.0, -1.0))
+    processor = estimator.image_processor
+    inputs = processor(noise, boxes=NOISE_BOXES, return_tensors="pt")
+    with torch.no_grad():
+        outputs = estimator.model(inputs["pixel_values"], flip_test=flip_test)
+    expected = processor.post_process_pose_estimation(outputs, boxes=NOISE_BOXES)
+    found = estimator(noise, boxes=NOISE_BOXES, flip_test=flip_test)
+    for persons, references, boxes in zip(found, expected, NOISE_BOXES, strict=True):
+        for box, reference in zip(boxes, references, strict=True):
+            (person,) = [person for person in persons if person["box"] == corners(*box)]
+            columns = ["x", "y", "score", "sigma", "confidence"] + ["depth"] * (keypoint_dim == 3)
+            assert list(person["keypoints"][0]) == ["label", *columns]
+            wanted = [reference["keypoints"][:, :2], reference["scores"][:, None]]
+            wanted += [reference["sigmas"].mean(dim=1, keepdim=True), reference["confidences"][:, None]]
+            wanted += [reference["depths"][:, None]] if keypoint_dim == 3 else []
+            values = [[point[column] for column in columns] for point in person["keypoints"]]
+            np.testing.assert_allclose(values, torch.cat(wanted, dim=1), rtol=1e-5, atol=1e-3)
+            scores = reference["scores"]
+            assert person["score"] == pytest.approx(((scores.mean() + scores.max()) / 2).item(), abs=1e-6)
+    assert [point["label"] for point in person["keypoints"]] == list(COCO17.keypoints)
+    assert estimator.keypoint_links == list(COCO17.links)
+
+
+def test_rle_alone_and_in_batches(noise):
+    estimator = rle()
+    assert "confidence" not in estimator(noise[0], boxes=NOISE_BOXES[0])[0]["keypoints"][0]
+    alone = [estimator(image, boxes=boxes, batch_size=1) for image, boxes in zip(noise, NOISE_BOXES, strict=True)]
+    for batch_size in (None, 3, 8):
+        assert_same(estimator(noise, boxes=NOISE_BOXES, batch_size=batch_size), alone, tolerance=1e-4)
+    (whole,) = estimator(noise[0])
+    assert_same([[whole]], [estimator(noise[0], boxes=[(0, 0, 160, 120)])])
+
+
+def test_rle_areas_for_duplicates(noise, monkeypatch):
+    """Those of the crops that the processor cuts, to which boxes grow."""
+    estimator = rle()
+    areas = []
+
+    def no_nms(keypoints, scores, own_areas, sigmas, threshold):
+        areas.extend(own_areas.tolist())
+        assert threshold == 0.9 and list(sigmas) == pytest.approx(COCO17.sigmas)
+        return np.arange(len(scores))
+
+    monkeypatch.setattr(pipeline_pose_estimation, "oks_nms", no_nms)
+    persons = estimator(noise[0], detector=lambda picture: NOISE_BOXES[0])
+    boxes = [[tuple(person["box"].values()) for person in persons]]
+    boxes = [[(left, top, right - left, bottom - top) for left, top, right, bottom in boxes[0]]]
+    cut = estimator.image_processor(noise[0], boxes=boxes)["crop_boxes"]
+    cut = np.asarray(cut)
+    np.testing.assert_allclose(areas, (cut[:, 2:] - cut[:, :2]).prod(axis=1), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("auto_image_processor")
+def test_rle_by_task_and_folder(noise, tmp_path):
+    estimator = rle()
+    export(estimator.model, estimator.image_processor, tmp_path)
+    for task in ("pose-estimation", "keypoint-detection"):
+        loaded = pipeline(task, model=str(tmp_path))
+        assert isinstance(loaded, PoseEstimationPipeline) and loaded.is_top_down
+        assert_same(loaded(noise, boxes=NOISE_BOXES), estimator(noise, boxes=NOISE_BOXES))
