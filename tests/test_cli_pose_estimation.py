@@ -220,7 +220,9 @@ def test_predict_the_default_model_on_the_example_picture(top_down, monkeypatch,
     expected = np.asarray(draw_poses(portrait, persons, [(0, 18)]), dtype=float)
     assert np.abs(np.asarray(drawn, dtype=float) - expected).mean() < 3  # of 255, the loss of JPEG
     assert np.abs(expected - np.asarray(portrait)).max() > 100
-    run("predict", example_picture(), "--plot", plot)  # the kind of file tells the task
+    run("predict", example_picture(), "--plot", plot, "--keypoint-threshold", 1)  # the kind of file tells the task
+    bare = np.asarray(draw_poses(portrait, persons, keypoint_threshold=1), dtype=float)
+    assert np.abs(np.asarray(Image.open(plot), dtype=float) - bare).mean() < 3
 
 
 @pytest.mark.usefixtures("auto_image_processor")

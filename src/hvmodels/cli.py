@@ -106,6 +106,12 @@ def predict(
     detector_threshold: Annotated[
         float | None, typer.Option(help="Poses: least score of the detector's boxes; 0.3 if absent.")
     ] = None,
+    keypoint_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Poses: draw only keypoints of a higher confidence, or score if they have none; 0 if absent."
+        ),
+    ] = None,
     flip_test: Annotated[
         bool | None,
         typer.Option(
@@ -127,9 +133,9 @@ def predict(
     }
     if _task_of(task, model, data) == "pose-estimation":
         _refuse("pose-estimation", series_options)
-        _predict_poses(data, model, output, plot, pose_options)
+        _predict_poses(data, model, output, plot, keypoint_threshold or 0.0, pose_options)
         return
-    _refuse("time-series-forecasting", pose_options)
+    _refuse("time-series-forecasting", {**pose_options, "keypoint_threshold": keypoint_threshold})
     if data is None:
         data, prediction_length = files("hvmodels") / EXAMPLE_SERIES, prediction_length or 24
         typer.echo("Embedded example: monthly airline passengers 1949-1960, in thousands (Box and Jenkins, series G).")
@@ -170,7 +176,14 @@ def describe_report(report: dict[str, Any]) -> str:
     )
 
 
-def _predict_poses(data: str | None, model: str | None, output: Path | None, plot: Path | None, options: dict):
+def _predict_poses(
+    data: str | None,
+    model: str | None,
+    output: Path | None,
+    plot: Path | None,
+    keypoint_threshold: float,
+    options: dict,
+):
     from .pipelines.pipeline_pose_estimation import image_files, read_image
     from .visualization.poses import draw_poses
 
@@ -200,7 +213,10 @@ def _predict_poses(data: str | None, model: str | None, output: Path | None, plo
         if plot is not None:
             target = plot if plot_is_file else plot / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            draw_poses(read_image(source), persons, estimator.keypoint_links).save(target, quality=95)
+            drawn = draw_poses(
+                read_image(source), persons, estimator.keypoint_links, keypoint_threshold=keypoint_threshold
+            )
+            drawn.save(target, quality=95)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

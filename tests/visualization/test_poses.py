@@ -57,6 +57,16 @@ def test_thresholds():
     np.testing.assert_array_equal(np.asarray(all_low), np.asarray(GREY))
 
 
+def test_confidence_goes_before_the_score():
+    unsure, sure = person(keypoint_scores=(0.9, 0.9, 0.1)), person(keypoint_scores=(0.9, 0.9, 0.1))
+    for index, value in enumerate((0.9, 0.2, 0.9)):
+        sure["keypoints"][index]["confidence"] = value
+    drawn = [draw_poses(GREY, [item], line_width=4, boxes=False, keypoint_threshold=0.5) for item in (unsure, sure)]
+    grey, right = (128, 128, 128), SIDE_COLOURS["right"]
+    assert [pixel(image, 60, 30) for image in drawn] == [right, grey]
+    assert [pixel(image, 60, 70) for image in drawn] == [grey, right]
+
+
 def test_higher_scores_are_on_top():
     first, second = person(score=0.9), person(score=0.4, label="right_shoulder")
     drawn = draw_poses(GREY, [first, second], LINKS, line_width=4)
