@@ -633,6 +633,6 @@ __all__ = [
     "object_keypoint_similarity",
     "oks_nms",
     "percentage_of_correct_keypoints",
-    "regression_accuracy",
     "read_detections",
+    "regression_accuracy",
 ]
