@@ -453,7 +453,7 @@ def claim_output_dir(recipe: Recipe, output_dir: Path, resume: bool):
         write_json(asdict(recipe), path)
 
 
-def read_recipe(path: str, setting: str | None = None) -> dict[str, Any]:
+def read_recipe(path: str, setting: str | None = None, recipe_class: type = Recipe) -> dict[str, Any]:
     """Values of a recipe file.
 
     A named entry of `settings` replaces values of the file. `note` is for readers.
@@ -468,7 +468,7 @@ def read_recipe(path: str, setting: str | None = None) -> dict[str, Any]:
             raise ValueError(f"`setting` must be one of {sorted(settings)} of {path}, got {setting!r}.")
         values |= settings[setting]
     values.pop("note", None)
-    if unknown := set(values) - {entry.name for entry in fields(Recipe)}:
+    if unknown := set(values) - {entry.name for entry in fields(recipe_class)}:
         raise ValueError(f"{path} has the unknown keys {sorted(unknown)}.")
     return values
 
@@ -481,7 +481,9 @@ class RunOptions:
     resume: bool = option(False, "Go on with the run in `output_dir`.")
 
 
-def parse_arguments(description: str, arguments: Iterable[str] | None = None) -> tuple[Recipe, RunOptions]:
+def parse_arguments(
+    description: str, arguments: Iterable[str] | None = None, recipe_class: type = Recipe
+) -> tuple[Any, RunOptions]:
     arguments = None if arguments is None else list(arguments)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe")
@@ -489,7 +491,7 @@ def parse_arguments(description: str, arguments: Iterable[str] | None = None) ->
     chosen, _ = early.parse_known_args(arguments)
     if chosen.setting is not None and chosen.recipe is None:
         raise ValueError("`--setting` needs `--recipe`.")
-    parser = HfArgumentParser([Recipe, RunOptions], description=description)
+    parser = HfArgumentParser([recipe_class, RunOptions], description=description)
     if chosen.recipe is not None:
-        parser.set_defaults(**read_recipe(chosen.recipe, chosen.setting))
+        parser.set_defaults(**read_recipe(chosen.recipe, chosen.setting, recipe_class))
     return parser.parse_args_into_dataclasses(arguments)

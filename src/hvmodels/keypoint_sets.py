@@ -88,15 +88,30 @@ def flip_permutation(num_keypoints: int, flip_pairs: Iterable[tuple[int, int]]) 
 
 
 _OTHER_SIDE = {"left": "right", "l": "r", "right": "left", "r": "l"}
+_SPELLED_OUT = {"l": "left", "r": "right"}
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[\W_]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower())
 
 
 def infer_flip_pairs(keypoints: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """Pairs of names that differ in the words left and right only, such as `left_eye`, `right_eye` or `eye.L`, `eye.R`."""
-    separated = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower() for name in keypoints]
-    words = [tuple(re.split(r"[\W_]+", name)) for name in separated]
+    words = [tuple(_words(name)) for name in keypoints]
     index_of = {name: index for index, name in enumerate(words)}
     mirrored = [index_of.get(tuple(_OTHER_SIDE.get(word, word) for word in name)) for name in words]
     return tuple((index, other) for index, other in enumerate(mirrored) if other is not None and index < other)
+
+
+def canonical_name(name: str) -> str:
+    """One spelling for the names of a keypoint: `left_eye` for `L_Eye`, `leftEye` and `left eye`."""
+    return "_".join(_SPELLED_OUT.get(word, word) for word in _words(name))
+
+
+def find_keypoint_set(keypoints: Sequence[str]) -> KeypointSet | None:
+    """The set of the package that has these keypoints in this order, in any spelling; None if none has."""
+    names = tuple(canonical_name(name) for name in keypoints)
+    return next((known for known in KEYPOINT_SETS.values() if known.keypoints == names), None)
 
 
 COCO17 = KeypointSet(
@@ -202,13 +217,116 @@ CROWDPOSE14 = KeypointSet(
     sigmas=(0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079),
 )
 
-KEYPOINT_SETS = {keypoint_set.name: keypoint_set for keypoint_set in (COCO17, CROWDPOSE14)}
+# The first 19 keypoints of Halpe-26 (github.com/Fang-Haoshu/Halpe-FullBody): COCO's, the top of the head and the neck.
+# Sigmas of the last two are CrowdPose's.
+HALPE19 = KeypointSet(
+    name="halpe19",
+    keypoints=(*COCO17.keypoints, "head", "neck"),
+    flip_pairs=COCO17.flip_pairs,
+    links=(*COCO17.links, (17, 18), (18, 5), (18, 6)),
+    sigmas=(*COCO17.sigmas, 0.079, 0.079),
+)
+
+# Human3.6M's 17 joints and the thorax, the mean of the shoulders, as RLE's 3-D models have them. Neither this data set nor
+# MPII defines OKS sigmas.
+HUMAN36M18 = KeypointSet(
+    name="human36m18",
+    keypoints=(
+        "pelvis",
+        "right_hip",
+        "right_knee",
+        "right_ankle",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "torso",
+        "neck",
+        "nose",
+        "head",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "right_shoulder",
+        "right_elbow",
+        "right_wrist",
+        "thorax",
+    ),
+    flip_pairs=((1, 4), (2, 5), (3, 6), (11, 14), (12, 15), (13, 16)),
+    links=(
+        (1, 0),
+        (2, 1),
+        (3, 2),
+        (4, 0),
+        (5, 4),
+        (6, 5),
+        (7, 0),
+        (8, 7),
+        (9, 8),
+        (10, 9),
+        (11, 7),
+        (12, 11),
+        (13, 12),
+        (14, 7),
+        (15, 14),
+        (16, 15),
+        (17, 7),
+    ),
+)
+
+MPII16 = KeypointSet(
+    name="mpii16",
+    keypoints=(
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "pelvis",
+        "thorax",
+        "neck",
+        "head",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+    links=(
+        (0, 1),
+        (1, 2),
+        (2, 6),
+        (3, 6),
+        (4, 3),
+        (5, 4),
+        (6, 7),
+        (7, 8),
+        (8, 9),
+        (10, 11),
+        (11, 12),
+        (12, 7),
+        (13, 7),
+        (14, 13),
+        (15, 14),
+    ),
+)
+
+KEYPOINT_SETS = {
+    keypoint_set.name: keypoint_set for keypoint_set in (COCO17, CROWDPOSE14, HALPE19, HUMAN36M18, MPII16)
+}
 
 __all__ = [
     "COCO17",
     "CROWDPOSE14",
+    "HALPE19",
+    "HUMAN36M18",
     "KEYPOINT_SETS",
+    "MPII16",
     "KeypointSet",
+    "canonical_name",
+    "find_keypoint_set",
     "flip_permutation",
     "infer_flip_pairs",
 ]

@@ -3,9 +3,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hvmodels.keypoint_sets import COCO17, CROWDPOSE14
-from hvmodels.metrics.keypoints import KeypointEvaluator, match_greedily
+from hvmodels.metrics.keypoints import (
+    KeypointEvaluator,
+    match_greedily,
+    percentage_of_correct_keypoints,
+    read_detections,
+    regression_accuracy,
+)
 from hvmodels.metrics.oks import object_keypoint_similarity, oks_nms
 
 
@@ -168,6 +175,88 @@ def test_nobody_there_and_nothing_found(fixtures):
     assert set(nobody.compute().values()) == {-1.0}
 
 
+def named_case(names):
+    """A case with named keypoints, and its results as the pose pipeline gives them."""
+    truth, results = random_case(0, len(names))
+    truth["categories"][0]["keypoints"] = list(names)
+    persons = {image["id"]: [] for image in truth["images"]}
+    for result in results:
+        points = np.reshape(result["keypoints"], (-1, 3)).tolist()
+        keypoints = [{"label": name, "x": x, "y": y} for name, (x, y, _) in zip(names, points, strict=True)]
+        persons[result["image_id"]].append({"score": result["score"], "keypoints": keypoints})
+    return truth, results, persons
+
+
+def test_keypoints_go_by_their_names():
+    """A model may have more keypoints than are annotated, in another order and spelling."""
+    truth, results, persons = named_case(COCO17.keypoints)
+    by_position, by_name = KeypointEvaluator(truth), KeypointEvaluator(truth)
+    by_position.add_results(results)
+    for image_id, found in persons.items():
+        for person in found:
+            for point in person["keypoints"]:
+                point["label"] = point["label"].replace("left", "L").replace("right", "R").title()
+            extra = {"label": "neck", "x": 1e4, "y": 1e4}
+            person["keypoints"] = [extra, *person["keypoints"][::-1], {**extra, "label": "head"}]
+        by_name.update(image_id, found)
+    assert found[0]["keypoints"][1]["label"] == "R_Ankle"
+    assert by_name.compute() == by_position.compute()
+    assert by_name.keypoint_order(reversed(COCO17.keypoints)) == list(range(16, -1, -1))
+    with pytest.raises(ValueError, match=r"no keypoints \['nose'\], which are annotated; it has \['left_eye'"):
+        by_name.keypoint_order(COCO17.keypoints[1:])
+
+
+def test_keypoints_of_other_names_go_by_their_place():
+    truth, results, persons = named_case(COCO17.keypoints)
+    expected, evaluator = KeypointEvaluator(truth), KeypointEvaluator(truth)
+    expected.add_results(results)
+    for image_id, found in persons.items():
+        for person in found:
+            for index, point in enumerate(person["keypoints"]):
+                point["label"] = f"keypoint_{index}"
+        evaluator.update(image_id, found)
+    assert evaluator.compute() == expected.compute()
+    with pytest.raises(ValueError, match="must have 17 keypoints"):
+        evaluator.update(0, [{"score": 0.5, "keypoints": found[0]["keypoints"][:14]}])
+
+
+def test_boxes_for_top_down_models():
+    """As HRNet and RLE read them: one row and column less, clipped; nobody without keypoints, no crowds."""
+    boxes = [[10, 20, 31, 41], [600, 450, 100, 100], [-5, -5, 11, 21], [5, 5, 1, 50], [639, 5, 50, 50]]
+    boxes += [[50, 50, 20, 20]] * 3
+    annotations = [
+        {"id": index, "image_id": 0, "category_id": 1, "bbox": box, "area": 100, "keypoints": [5, 5, 2] * 17}
+        for index, box in enumerate(boxes)
+    ]
+    annotations[5]["iscrowd"] = 1
+    annotations[6]["keypoints"] = [0, 0, 0] * 17
+    annotations[7]["area"] = 0
+    images = [{"id": 0, "width": 640, "height": 480}, {"id": 1}]
+    truth = {"images": images, "annotations": annotations, "categories": [{"id": 1}]}
+    evaluator = KeypointEvaluator(truth)
+    assert evaluator.person_boxes(0) == [(10, 20, 30, 40), (600, 450, 39, 29), (0, 0, 5, 15)]
+    assert evaluator.person_boxes(1) == []
+    del images[0]["width"]
+    assert KeypointEvaluator(truth).person_boxes(0)[1] == (600, 450, 99, 99)
+
+
+def test_detections(tmp_path):
+    truth, _ = random_case(0, 17)
+    evaluator = KeypointEvaluator(truth)
+    found = [{"image_id": 3, "bbox": [1, 2, 30, 40], "score": 0.7, "category_id": 1}]
+    found += [{**found[0], "category_id": 2}, {**found[0], "image_id": 999}, {**found[0], "image_id": 5}]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    boxes = read_detections(tmp_path / "found.json", evaluator)
+    assert boxes == read_detections(found, evaluator) and set(boxes) == set(evaluator.images)
+    expected = [{"box": {"xmin": 1, "ymin": 2, "xmax": 31, "ymax": 42}, "score": 0.7}]
+    assert {image_id: own for image_id, own in boxes.items() if own} == {3: expected, 5: expected}
+    for other in ([{"image_id": 3}], ["a"], [3]):
+        with pytest.raises(ValueError, match="`detections` must be a list of dicts"):
+            read_detections(other, evaluator)
+    with pytest.raises(ValueError, match="must have boxes of the annotated images"):
+        read_detections(found[1:3], evaluator)
+
+
 def test_crowdpose_without_crowd_index():
     truth, results = random_case(0, 14)
     for image in truth["images"]:
@@ -251,3 +340,125 @@ def test_nms_drops_the_weaker_of_similar_persons():
     assert oks_nms(keypoints[:0], scores[:0], areas[:0], COCO17.sigmas, 0.9).tolist() == []
     with pytest.raises(ValueError, match="`threshold` must be a similarity"):
         oks_nms(keypoints, scores, areas, COCO17.sigmas, 90)
+
+
+def rle_case(fixtures):
+    folder = fixtures / "rle" / "coco_eval"
+    return folder / "gt.json", *(
+        json.loads((folder / f"{name}.json").read_text()) for name in ("detections", "expected")
+    )
+
+
+RLE_STATS = {
+    "AP": "AP", "Ap .5": "AP50", "AP .75": "AP75", "AP (M)": "AP_medium", "AP (L)": "AP_large",
+    "AR": "AR", "AR .5": "AR50", "AR .75": "AR75", "AR (M)": "AR_medium", "AR (L)": "AR_large",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("with_detector", [True, False], ids=["detector", "true-boxes"])
+def test_top_down_evaluation_equals_that_of_rle(fixtures, with_detector):
+    """`expected.json` was recorded from RLE's code: scores, areas, suppression, average precision."""
+    ground_truth, detections, expected = rle_case(fixtures)
+    keypoints = np.array([person["kp"] for person in detections])
+    scores = np.array([person["kp_score"] for person in detections])
+    scores = scores.mean(axis=1) + scores.max(axis=1)
+    kept = np.arange(len(detections))
+    if with_detector:
+        scores += [person["det_score"] for person in detections]
+        np.testing.assert_allclose(scores, expected["scores"], rtol=0, atol=1e-6)
+        areas = np.prod(
+            [np.subtract(person["crop_bbox"][2:], person["crop_bbox"][:2]) for person in detections], axis=1
+        )
+        np.testing.assert_allclose(areas, expected["areas"], rtol=1e-3)
+        areas = np.array(expected["areas"])  # the file has the boxes to two digits only
+        images = np.array([person["image_id"] for person in detections])
+        first = images == images[0]
+        oks = object_keypoint_similarity(
+            keypoints[first], keypoints[first], (areas[first][:, None] + areas[first]) / 2, COCO17.sigmas
+        )
+        np.testing.assert_allclose(oks, expected["oks_matrix_first_image"], rtol=0, atol=1e-9)
+        kept = [
+            np.flatnonzero(images == image)[oks_nms(*(x[images == image] for x in (keypoints, scores, areas)), COCO17.sigmas, 0.9)]
+            for image in dict.fromkeys(images)
+        ]  # fmt: skip
+        kept = np.concatenate(kept)
+        assert kept.tolist() == expected["nms_keep_indices_in_output_order"]
+    evaluator = KeypointEvaluator(ground_truth)
+    evaluator.add_results(
+        {
+            "image_id": detections[index]["image_id"],
+            "category_id": 1,
+            "score": scores[index],
+            "keypoints": np.column_stack([keypoints[index], np.ones(17)]).ravel().tolist(),
+        }
+        for index in kept
+    )
+    reference = expected["stats_det_box_after_nms" if with_detector else "stats_gt_box_no_nms"]
+    assert evaluator.compute() == pytest.approx(
+        {RLE_STATS[name]: value for name, value in reference.items()}, abs=1e-9
+    )
+
+
+def test_pck_is_the_definition():
+    targets = np.zeros((2, 3, 2))
+    keypoints = targets.copy()
+    keypoints[0, 0] = 3, 4  # 5 pixels of 50 are just right
+    keypoints[0, 1] = 5.1, 0
+    keypoints[1, 1] = 0, 9
+    labelled = np.array([[1, 2, 0], [1, 1, 0]])
+    targets[0, 2] = np.nan  # not labelled
+    scales = [50, 100]
+    assert percentage_of_correct_keypoints(keypoints, targets, labelled, scales) == 0.75
+    assert percentage_of_correct_keypoints(keypoints, torch.tensor(targets), labelled, scales, threshold=0.05) == 0.25
+    shares = percentage_of_correct_keypoints(keypoints, targets, labelled, scales, per_keypoint=True)
+    np.testing.assert_array_equal(shares, [1, 0.5, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": np.zeros((2, 3, 3))}, "must both have shape"),
+        ({"labelled": np.ones((2, 4))}, r"`labelled` must have shape \(2, 3\)"),
+        ({"labelled": np.zeros((2, 3))}, "all are unlabelled"),
+        ({"scales": np.array([1.0, 0.0])}, "`scales` must be positive"),
+        ({"scales": np.array([1.0, np.nan])}, "`scales` must be positive"),
+        ({"keypoints": np.full((2, 3, 2), np.nan)}, "finite where labelled"),
+        ({"threshold": 0}, "`threshold` must be"),
+    ],
+)
+def test_pck_refuses(change, message):
+    arguments = {
+        "keypoints": np.zeros((2, 3, 2)),
+        "targets": np.zeros((2, 3, 2)),
+        "labelled": np.ones((2, 3)),
+        "scales": np.ones(2),
+    }
+    with pytest.raises(ValueError, match=message):
+        percentage_of_correct_keypoints(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    ("case", "label", "size"),
+    [("coco2d_bottleneck_tiny", "target_uv", (128, 96)), ("h36m3d_bottleneck_tiny", "target_uvd", (128, 128))],
+    ids=["2d", "3d"],
+)
+def test_training_accuracy_equals_that_of_rle(fixtures, case, label, size):
+    values = load_file(fixtures / "rle" / case / "io.safetensors")
+    keypoints = values["output.train.pred_jts"]
+    labels, weights = (values[f"input.train.{label}{suffix}"].reshape(keypoints.shape) for suffix in ("", "_weight"))
+    expected = values["output.train.acc"][0].item()
+    assert regression_accuracy(keypoints, labels, weights, size) == pytest.approx(expected, abs=1e-12)
+    unlabelled = torch.where(weights > 0, labels, torch.nan)
+    assert regression_accuracy(keypoints, unlabelled, weights, size) == pytest.approx(expected, abs=1e-12)
+    assert regression_accuracy(keypoints, labels, weights * 0, size) == 0
+
+
+def test_training_accuracy_leaves_out_the_border():
+    labels = np.array([[[0.0, 0.0]], [[-0.5, 0.0]]])
+    near, far = labels + np.array([0.03, 0.039]), labels + np.array([0.03, 0.041])
+    assert regression_accuracy(near, labels, np.ones((2, 1)), (64, 64)) == 1
+    assert regression_accuracy(far, labels, np.ones((2, 1)), (64, 64)) == 0
+    with pytest.raises(ValueError, match="`label_weights` must have shape"):
+        regression_accuracy(near, labels, np.ones((2, 2)), (64, 64))
+    with pytest.raises(ValueError, match="must both have shape"):
+        regression_accuracy(near, labels[..., :1], np.ones((2, 1)), (64, 64))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..keypoint_sets import COCO17, CROWDPOSE14
+from ..keypoint_sets import COCO17, CROWDPOSE14, canonical_name
 from .oks import AREA_PER_BOX, object_keypoint_similarity, oks_nms
 
 
@@ -199,11 +199,14 @@ class KeypointEvaluator:
             raise ValueError(f"`ground_truth` must be COCO annotations; it lacks {sorted(missing)}.")
         if not ground_truth["images"]:
             raise ValueError("`ground_truth` must have images, got none.")
-        categories = [category["id"] for category in ground_truth["categories"]]
+        categories = {category["id"]: category for category in ground_truth["categories"]}
         if category_id is None and len(categories) != 1:
-            raise ValueError(f"`category_id` must be given where there is more than one, choose from {categories}.")
+            raise ValueError(
+                f"`category_id` must be given where there is more than one, choose from {list(categories)}."
+            )
         self.style = style
-        self.category_id = categories[0] if category_id is None else category_id
+        self.category_id = next(iter(categories)) if category_id is None else category_id
+        self.keypoint_names = list(categories.get(self.category_id, {}).get("keypoints") or ()) or None
         self.images = {image["id"]: image for image in ground_truth["images"]}
         self.predictions: dict[Hashable, Predictions] = {}
         annotations = [item for item in ground_truth["annotations"] if item["category_id"] == self.category_id]
@@ -253,10 +256,11 @@ class KeypointEvaluator:
             image_id: One of the annotated images.
             persons: The result of the pose pipeline (a list of persons), or that of the image processor's
                 `post_process_pose_estimation` for this image (a dict of `scores`, `keypoints`, and, if there, `boxes`
-                and `labels`; label 0 is no person). All of them, without a threshold on the score.
+                and `labels`; label 0 is no person). All of them, without a threshold on the score. Of the pipeline's
+                keypoints the annotated ones are taken by their names, see `keypoint_order`.
 
         Raises:
-            ValueError: If there is no such image, or the predictions are not finite or of another number of keypoints.
+            ValueError: If there is no such image, or the predictions are not finite or of other keypoints.
         """
         image_id = image_id.item() if hasattr(image_id, "item") else image_id
         if image_id not in self.images:
@@ -271,6 +275,9 @@ class KeypointEvaluator:
         else:
             scores = np.array([person["score"] for person in persons], dtype=np.float64)
             keypoints = np.array([[(point["x"], point["y"]) for point in person["keypoints"]] for person in persons])
+            if persons and "label" in persons[0]["keypoints"][0]:
+                order = self.keypoint_order([point["label"] for point in persons[0]["keypoints"]])
+                keypoints = keypoints if order is None else keypoints[:, order]
             boxes = None
             if all("box" in person for person in persons):
                 sides = ("xmin", "ymin", "xmax", "ymax")
@@ -279,6 +286,45 @@ class KeypointEvaluator:
         if boxes is not None:
             boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         self._store(image_id, scores, keypoints, boxes)
+
+    def keypoint_order(self, names: Iterable[str]) -> list[int] | None:
+        """Where a model that names its keypoints has the annotated ones, in any spelling (`L_Eye` is `left_eye`).
+
+        Args:
+            names: Of the model's keypoints; it may have more than are annotated.
+
+        Returns:
+            Index of each annotated keypoint; None, for the order as it is, if the annotations have no names, or the
+            model's are other ones altogether.
+
+        Raises:
+            ValueError: If the model has some of the annotated keypoints only.
+        """
+        index_of = {canonical_name(name): index for index, name in enumerate(names)}
+        wanted = [canonical_name(name) for name in self.keypoint_names or ()]
+        missing = [name for name in wanted if name not in index_of]
+        if len(missing) == len(wanted):
+            return None
+        if missing:
+            raise ValueError(
+                f"The model has no keypoints {missing}, which are annotated; it has {list(index_of)}. Choose annotations "
+                "of the model's own keypoints."
+            )
+        return [index_of[name] for name in wanted]
+
+    def person_boxes(self, image_id: Hashable) -> list[tuple[float, float, float, float]]:
+        """Annotated boxes of an image for top-down models, as (x, y, width, height).
+
+        As HRNet, RLE and others have it, a box loses its last row and column and is clipped to the image; crowds, persons
+        without labelled keypoints and boxes of which nothing is left are left out.
+        """
+        truth, image = self._annotations[image_id], self.images[image_id]
+        start, end = truth.boxes[:, :2], truth.boxes[:, :2] + np.maximum(truth.boxes[:, 2:] - 1, 0)
+        if "width" in image and "height" in image:
+            last = np.array([image["width"] - 1, image["height"] - 1])
+            start, end = start.clip(0, last), end.clip(0, last)
+        kept = ~truth.crowd & ~truth.without_keypoints & (truth.areas > 0) & (end > start).all(axis=1)
+        return [tuple(box) for box in np.concatenate([start, end - start], axis=1)[kept].tolist()]
 
     def add_results(self, results: str | PathLike | Iterable[Mapping]):
         """Take predictions in COCO's format for results, all at once.
@@ -398,8 +444,44 @@ class KeypointEvaluator:
         return _match(similarity, scores, boxes[:, 2:].prod(axis=-1), truth, truth.crowd, areas)
 
 
+def read_detections(detections: str | PathLike | Iterable[Mapping], evaluator: KeypointEvaluator) -> dict:
+    """Boxes of a detector for the annotated images.
+
+    Args:
+        detections: A list (or its JSON file) in COCO's format for results: dicts of `image_id`, `bbox` (x, y, width,
+            height), `score` and, if there, `category_id`. Other categories and other images are left out.
+        evaluator: Of the annotations.
+
+    Returns:
+        Boxes for the pose pipeline by image, with a list for every annotated one.
+
+    Raises:
+        ValueError: If it is nothing of that kind, or has no box for any annotated image.
+    """
+    if isinstance(detections, str | PathLike):
+        detections = json.loads(Path(detections).read_text(encoding="utf-8"))
+    boxes: dict[Hashable, list] = {image_id: [] for image_id in evaluator.images}
+    for index, item in enumerate(detections):
+        if not isinstance(item, Mapping) or {"image_id", "bbox", "score"} - set(item):
+            raise ValueError(
+                "`detections` must be a list of dicts of `image_id`, `bbox` and `score`, as COCO's results are; item "
+                f"{index} is none."
+            )
+        if item["image_id"] in boxes and item.get("category_id", evaluator.category_id) == evaluator.category_id:
+            x, y, width, height = item["bbox"]
+            corners = {"xmin": x, "ymin": y, "xmax": x + width, "ymax": y + height}
+            boxes[item["image_id"]].append({"box": corners, "score": item["score"]})
+    if not any(boxes.values()):
+        raise ValueError("`detections` must have boxes of the annotated images, got none.")
+    return boxes
+
+
 def evaluate_pose_estimator(
-    estimate: Callable[..., Iterable[list[dict]]], evaluator: KeypointEvaluator, folder: str | PathLike
+    estimate: Callable[..., Iterable[list[dict]]],
+    evaluator: KeypointEvaluator,
+    folder: str | PathLike,
+    boxes: Mapping[Hashable, list] | None = None,
+    **options: Any,
 ) -> dict[str, float]:
     """Average precision of a pose pipeline over all annotated images.
 
@@ -407,6 +489,8 @@ def evaluate_pose_estimator(
         estimate: The pose pipeline, or what takes an iterator of paths and `threshold` as it does.
         evaluator: Of the annotations.
         folder: Where their images are.
+        boxes: For top-down models, the boxes of each image: `evaluator.person_boxes` or `read_detections`.
+        options: Further arguments for the pipeline, such as `flip_test`.
 
     Raises:
         ValueError: If images are missing.
@@ -417,9 +501,96 @@ def evaluate_pose_estimator(
         raise ValueError(
             f"`folder` must hold the annotated images; {len(missing)} are missing, such as {missing[0]!r}."
         )
-    for image_id, persons in zip(paths, estimate(iter(paths.values()), threshold=0.0), strict=True):
+    if boxes is not None:
+        options["boxes"] = (boxes[image_id] for image_id in paths)
+    for image_id, persons in zip(paths, estimate(iter(paths.values()), threshold=0.0, **options), strict=True):
         evaluator.update(image_id, persons)
     return evaluator.compute()
+
+
+def percentage_of_correct_keypoints(
+    keypoints: Any, targets: Any, labelled: Any, scales: Any, threshold: float = 0.1, per_keypoint: bool = False
+) -> float | np.ndarray:
+    """PCK: share of the labelled keypoints that lie within a part of a person's size of their place.
+
+    Args:
+        keypoints: (persons, keypoints, 2), pixels, array or tensor.
+        targets: Same shape; anything, even NaN, where not labelled.
+        labelled: (persons, keypoints), above 0 where a keypoint counts.
+        scales: (persons,) size of each person in pixels: the longer side of the box for PCK of the box, the length of
+            the head for PCKh.
+        threshold: Largest distance that is right, as a share of the size.
+        per_keypoint: Whether to return the share of each keypoint, (keypoints,), NaN where it is never labelled.
+
+    Raises:
+        ValueError: If shapes do not fit, a value that counts is not finite, a size is not positive, or nothing is
+            labelled.
+    """
+    keypoints, targets, labelled, scales = (_to_array(value) for value in (keypoints, targets, labelled, scales))
+    if keypoints.ndim != 3 or keypoints.shape[-1] != 2 or targets.shape != keypoints.shape:
+        raise ValueError(
+            "`keypoints` and `targets` must both have shape (persons, keypoints, 2), "
+            f"got {keypoints.shape} and {targets.shape}."
+        )
+    if labelled.shape != keypoints.shape[:2] or scales.shape != keypoints.shape[:1]:
+        raise ValueError(
+            f"`labelled` must have shape {keypoints.shape[:2]} and `scales` {keypoints.shape[:1]}, "
+            f"got {labelled.shape} and {scales.shape}."
+        )
+    if not (np.isfinite(scales) & (scales > 0)).all():
+        raise ValueError("`scales` must be positive sizes in pixels.")
+    if not threshold > 0:
+        raise ValueError(f"`threshold` must be a positive share of the size, got {threshold!r}.")
+    counts = labelled > 0
+    if not counts.any():
+        raise ValueError("`labelled` must mark one keypoint at least, but all are unlabelled.")
+    if not (np.isfinite(keypoints[counts]).all() and np.isfinite(targets[counts]).all()):
+        raise ValueError("`keypoints` and `targets` must be finite where labelled, got NaN or infinite values.")
+    distances = np.linalg.norm(np.where(counts[..., None], keypoints - targets, 0), axis=-1)
+    right = counts & (distances <= threshold * scales[:, None])
+    if not per_keypoint:
+        return float(right.sum() / counts.sum())
+    with np.errstate(invalid="ignore"):
+        return right.sum(axis=0) / counts.sum(axis=0)
+
+
+def regression_accuracy(
+    keypoints: Any, labels: Any, label_weights: Any, size: tuple[int, int], depth_bins: int = 64
+) -> float:
+    """Accuracy that RLE's training log shows: share of joints nearer than a twentieth of the crop, mean over keypoints.
+
+    It is counted on a grid of a quarter of the crop. Keypoints in its first two rows or columns are left out.
+
+    Args:
+        keypoints: (persons, keypoints, 2 or 3), normalised: 0 is the centre of the crop, -0.5 and 0.5 are its edges.
+        labels: Same shape.
+        label_weights: (persons, keypoints) or the same shape; above 0 where a coordinate is labelled.
+        size: (height, width) of the crop.
+        depth_bins: Length of the grid along the depth.
+
+    Returns:
+        In [0, 1]; 0 where no keypoint counts.
+
+    Raises:
+        ValueError: If shapes do not fit.
+    """
+    keypoints, labels, weights = (_to_array(value) for value in (keypoints, labels, label_weights))
+    if keypoints.ndim != 3 or keypoints.shape[-1] not in (2, 3) or labels.shape != keypoints.shape:
+        raise ValueError(
+            "`keypoints` and `labels` must both have shape (persons, keypoints, 2 or 3), "
+            f"got {keypoints.shape} and {labels.shape}."
+        )
+    weights = weights[..., None] if weights.ndim == 2 else weights
+    if weights.shape[:2] != labels.shape[:2] or weights.shape[2] not in (1, labels.shape[2]):
+        raise ValueError(f"`label_weights` must have shape {labels.shape[:2]} or {labels.shape}, got {weights.shape}.")
+    grid = np.array([size[1] / 4, size[0] / 4, depth_bins])[: keypoints.shape[-1]]
+    labelled = np.broadcast_to(weights > 0, labels.shape)
+    positions = np.where(labelled, (labels + 0.5) * grid, 0)
+    offsets = np.where(labelled, (keypoints - labels) * 10, 0)
+    counts = (positions[..., :2] > 1).all(axis=-1)
+    right = counts & (np.linalg.norm(offsets, axis=-1) < 0.5)
+    seen = counts.any(axis=0)
+    return float((right.sum(axis=0)[seen] / counts.sum(axis=0)[seen]).mean()) if seen.any() else 0.0
 
 
 def _match(
@@ -455,4 +626,13 @@ def _to_array(value: Any) -> np.ndarray | None:
     return np.asarray(value, dtype=np.float64)
 
 
-__all__ = ["KeypointEvaluator", "Predictions", "evaluate_pose_estimator", "object_keypoint_similarity", "oks_nms"]
+__all__ = [
+    "KeypointEvaluator",
+    "Predictions",
+    "evaluate_pose_estimator",
+    "object_keypoint_similarity",
+    "oks_nms",
+    "percentage_of_correct_keypoints",
+    "read_detections",
+    "regression_accuracy",
+]

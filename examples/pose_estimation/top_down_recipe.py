@@ -1,0 +1,336 @@
+"""A training run of a top-down pose estimator: its settings, the data and model they describe, evaluation and results."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
+from optimization import ExponentialMovingAverage
+from pose_recipe import METRICS_FILE, option, read_json_option, read_keypoint_set, write_json
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Sampler, Subset
+
+from hvmodels.datasets.top_down import TopDownAugmentation, TopDownCollator, TopDownDataset
+from hvmodels.models.rle import RLEConfig, RLEForPoseEstimation
+
+
+PCK_RADII = (0.1, 0.2)
+
+
+@dataclass
+class TopDownRecipe:
+    """Settings of one run; each is a key of a recipe file and a command-line option, which wins."""
+
+    train_annotations: str | None = option(None, "COCO keypoints file to train on.")
+    train_images: str | None = option(None, "Its image folder or .tar file.")
+    validation_annotations: str | None = option(None, "COCO keypoints file to evaluate on; none trains without.")
+    validation_images: str | None = option(None, "Its image folder or .tar file.")
+    keypoints: str | None = option(None, "Keypoint set: coco17, halpe19, a JSON file; by default that of the file.")
+    extra_fields: list[str] = field(
+        default_factory=list, metadata={"help": "Further fields of annotations with keypoints."}
+    )
+    hold_out: int = option(0, "Last persons of the training file that are not trained on, e.g. for the calibration.")
+    limit: int | None = option(None, "Train on the first so many persons only.")
+    model: str | None = option(None, "Pretrained RLE model to start from: a folder or a Hub repository.")
+    backbone: str | None = option(None, "Pretrained backbone: an .pth file of EfficientNet-Lite, or of transformers.")
+    config: str | None = option(None, "RLEConfig fields of a model from scratch: JSON text or file.")
+    frozen: list[str] = field(
+        default_factory=list, metadata={"help": "Modules of the backbone that stay as they are, with their norms."}
+    )
+    augmentation: Literal["none", "coco", "mmpose", "human36m", "full_rotation"] = option("coco", "Preset.")
+    image_size: list[int] = field(default_factory=lambda: [256, 192], metadata={"help": "Height and width of crops."})
+    first_image_size: list[int] | None = option(None, "Those of the first epochs.")
+    first_epochs: int = option(0, "Number of epochs with `first_image_size`.")
+    box_padding: float = option(1.25, "Crop side over box side.")
+    image_mean: list[float] = field(
+        default_factory=lambda: [0.406, 0.457, 0.48], metadata={"help": "Mean of each channel."}
+    )
+    image_std: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0], metadata={"help": "Their divisors."})
+    batch_size: int = option(32, "Persons a step, over all processes together.")
+    optimizer: Literal["adam", "adamw"] = option("adam", "Adam as published, or AdamW.")
+    learning_rate: float = option(1e-3, "Of all parameters.")
+    weight_decay: float = option(0.0, "Of AdamW.")
+    schedule: Literal["steps", "cosine"] = option("steps", "A tenth after each of `drop_epochs`, or cosine to 0.")
+    drop_epochs: list[int] = field(default_factory=lambda: [170, 200], metadata={"help": "See `schedule`."})
+    warmup_steps: int = option(0, "Steps over which the learning rate rises, linearly.")
+    epochs: int = option(270, "Passes over the training persons.")
+    max_tensor_norm: float = option(0.0, "Norm at which the gradient of each tensor is clipped; 0 for none.")
+    average_decay: float = option(0.0, "Decay of the moving average of the weights, 0 for none.")
+    keep_images: bool = option(False, "Keep decoded pictures in memory.")
+    evaluate_every: int = option(1, "Epochs from one evaluation and saved state to the next.")
+    evaluation_batch_size: int = option(32, "Crops at a time in evaluation, in each process.")
+    num_workers: int = option(0, "Processes that load images, in each process.")
+    log_every: int = option(50, "Steps from one printed training loss to the next.")
+    seed: int = option(123123, "Of weights, order and augmentation.")
+
+    def __post_init__(self):
+        if isinstance(self.config, str):
+            self.config = read_json_option(self.config, "config")
+        for name in ("batch_size", "epochs", "evaluate_every", "evaluation_batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("image_size", "first_image_size"):
+            value = getattr(self, name)
+            if value is not None and (len(value) != 2 or min(value) < 1):
+                raise ValueError(f"`{name}` must be height and width, got {value}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"`learning_rate` must be positive, got {self.learning_rate}.")
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"`average_decay` must be at least 0 and below 1, got {self.average_decay}.")
+        if self.first_epochs and self.first_image_size is None:
+            raise ValueError("`first_image_size` must be given where `first_epochs` is.")
+        if self.model is not None and (self.config is not None or self.backbone is not None):
+            raise ValueError("`model` brings its configuration and backbone; leave out `config` and `backbone`.")
+
+    def load_data(self) -> "TopDownData":
+        """Read the annotations.
+
+        Raises:
+            ValueError: If files are missing or do not fit each other.
+        """
+        if not self.train_annotations or not self.train_images:
+            raise ValueError("`train_annotations` and `train_images` must name the data to train on.")
+        if (self.validation_annotations is None) != (self.validation_images is None):
+            raise ValueError("`validation_annotations` and `validation_images` must be given together.")
+        keypoint_set = None if self.keypoints is None else read_keypoint_set(self.keypoints)
+
+        def dataset(annotations: str, images: str) -> TopDownDataset:
+            return TopDownDataset(
+                annotations,
+                images,
+                keypoint_set,
+                tuple(self.image_size),
+                self.box_padding,
+                self.extra_fields,
+                weigh_outside=self.augmentation != "mmpose",
+                keep_images=self.keep_images,
+                seed=self.seed,
+            )
+
+        train = dataset(self.train_annotations, self.train_images)
+        validation = None
+        if self.validation_annotations is not None:
+            validation = dataset(self.validation_annotations, self.validation_images)
+        if self.augmentation != "none":
+            train.transform = getattr(TopDownAugmentation, self.augmentation)(train.keypoint_set)
+        count = min(self.limit or len(train), len(train) - self.hold_out)
+        if count < self.batch_size:
+            raise ValueError(f"`batch_size` must be at most the number of training persons {count}.")
+        return TopDownData(train, Subset(train, range(count)), validation)
+
+    def steps_per_epoch(self, data: "TopDownData") -> int:
+        return len(data.subset) // self.batch_size
+
+    def size_at(self, epoch: int) -> tuple[int, int]:
+        """Height and width of training crops."""
+        return tuple(self.first_image_size if epoch < self.first_epochs else self.image_size)
+
+    def build_model(self, data: "TopDownData") -> RLEForPoseEstimation:
+        """The model to train, for the keypoints of the data."""
+        torch.manual_seed(self.seed)
+        keypoint_set = data.train.keypoint_set
+        described = {
+            "id2label": dict(enumerate(keypoint_set.keypoints)),
+            "label2id": {name: index for index, name in enumerate(keypoint_set.keypoints)},
+            "flip_pairs": keypoint_set.flip_pairs,
+            "keypoint_sigmas": keypoint_set.sigmas,
+            "keypoint_links": keypoint_set.links,
+        }
+        if self.model is not None:
+            old = RLEConfig.from_pretrained(self.model).to_dict()
+            config = RLEConfig.from_dict({**old, **described})
+            model = RLEForPoseEstimation.from_pretrained(self.model, config=config, ignore_mismatched_sizes=True)
+        else:
+            if unknown := set(self.config or {}) - {entry.name for entry in fields(RLEConfig)}:
+                raise ValueError(f"`config` has the unknown fields {sorted(unknown)}.")
+            model = RLEForPoseEstimation(RLEConfig(**(self.config or {}), **described))
+            if self.backbone is not None:
+                load_backbone(model, self.backbone)
+        for name in self.frozen:
+            model.rle.backbone.get_submodule(name).requires_grad_(False)
+        if model.config.loss_formulation == "l1":  # neither takes part
+            model.sigma_head.requires_grad_(False)
+            model.criterion.requires_grad_(False)
+        return model.to(memory_format=torch.channels_last)
+
+    def train_mode(self, model: RLEForPoseEstimation):
+        """Training mode, but for what is frozen."""
+        model.train()
+        for name in self.frozen:
+            model.rle.backbone.get_submodule(name).eval()
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Adam or AdamW, which lets biases, norms and the flow alone when it decays weights."""
+        decayed, others = [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                (decayed if parameter.ndim > 1 and "criterion" not in name else others).append(parameter)
+        if self.optimizer == "adam":
+            return torch.optim.Adam(decayed + others, self.learning_rate)
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, self.learning_rate)
+
+    def make_scheduler(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LambdaLR:
+        """Factor of the learning rate at each step."""
+        total = self.epochs * steps_per_epoch
+
+        def factor(step: int) -> float:
+            warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+            if self.schedule == "cosine":
+                return warmup * (1 + math.cos(math.pi * min(step / total, 1))) / 2
+            return warmup * 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in self.drop_epochs)
+
+        return LambdaLR(optimizer, factor)
+
+    def training_loader(self, data: "TopDownData", num_processes: int, process_index: int) -> DataLoader:
+        """Batches of one process: those of an epoch hold the same persons for any number of processes."""
+        share = ShuffledShare(len(data.subset), self.batch_size, self.seed, num_processes, process_index)
+        return DataLoader(
+            data.subset,
+            batch_sampler=share,
+            collate_fn=TopDownCollator(self.image_mean, self.image_std),
+            num_workers=self.num_workers,
+        )
+
+
+@dataclass
+class TopDownData:
+    """What is trained and evaluated on.
+
+    Args:
+        train: The training file.
+        subset: Its persons that are trained on.
+        validation: Evaluation set, if any.
+    """
+
+    train: TopDownDataset
+    subset: Subset
+    validation: TopDownDataset | None
+
+
+class ShuffledShare(Sampler):
+    """The share of each random batch that one process takes; the incomplete last batch is left out."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, num_processes: int, process_index: int):
+        if batch_size % num_processes:
+            raise ValueError(f"`batch_size` ({batch_size}) must be a multiple of the processes, {num_processes}.")
+        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+        self.num_processes, self.process_index = num_processes, process_index
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        for batch in order[: len(self) * self.batch_size].reshape(len(self), self.batch_size):
+            yield batch[self.process_index :: self.num_processes].tolist()
+
+
+def load_backbone(model: RLEForPoseEstimation, path: str):
+    """Copy the weights of a pretrained backbone: an EfficientNet-Lite in the layout of PyTorch ports, or transformers'.
+
+    Raises:
+        ValueError: If some are missing.
+    """
+    backbone = model.rle.backbone
+    if path.endswith(".pth"):
+        weights = rename_efficientnet_lite(torch.load(path, map_location="cpu", weights_only=True))
+    else:
+        weights = type(backbone).from_pretrained(path, config=backbone.config).state_dict()
+    missing, unexpected = backbone.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise ValueError(f"`backbone` {path!r} lacks {missing[:5]} and has the unknown {unexpected[:5]}.")
+
+
+def rename_efficientnet_lite(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of an EfficientNet-Lite port (`_conv_stem`, `_blocks.0._expand_conv`, ...) by the names of `hvmodels`."""
+    parts = {
+        "_conv_stem": "stem.convolution", "_bn0": "stem.normalization",
+        "_conv_head": "head.convolution", "_bn1": "head.normalization",
+    }  # fmt: skip
+    block_parts = {
+        "_expand_conv": "expansion.convolution", "_bn0": "expansion.normalization",
+        "_depthwise_conv": "depthwise.convolution", "_bn1": "depthwise.normalization",
+        "_project_conv": "projection.convolution", "_bn2": "projection.normalization",
+    }  # fmt: skip
+    renamed = {}
+    for name, weight in weights.items():
+        words = name.split(".")
+        if words[0] == "_fc":
+            continue
+        if words[0] == "_blocks":
+            renamed[".".join(["blocks", words[1], block_parts[words[2]], *words[3:]])] = weight
+        else:
+            renamed[".".join([parts[words[0]], *words[1:]])] = weight
+    return renamed
+
+
+@torch.inference_mode()
+def evaluate(
+    recipe: TopDownRecipe, data: TopDownData, model: RLEForPoseEstimation, accelerator: Accelerator
+) -> dict[str, float]:
+    """Share of the labelled keypoints that are closer than 0.1 and 0.2 of the longer side of the box."""
+    dataset = data.validation
+    own = Subset(dataset, range(accelerator.process_index, len(dataset), accelerator.num_processes))
+    collator = TopDownCollator(recipe.image_mean, recipe.image_std)
+    loader = DataLoader(own, recipe.evaluation_batch_size, collate_fn=lambda items: (items, collator(items)))
+    was_training = model.training
+    model.eval()
+    errors = []
+    for items, batch in loader:
+        batch = send_to_device(batch, model.device)
+        predicted = model(batch["pixel_values"].contiguous(memory_format=torch.channels_last)).keypoints
+        error = (predicted - batch["labels"]).cpu().numpy()[..., :2]
+        crops, boxes = (np.stack([item[name] for item in items]) for name in ("crop_box", "box"))
+        sides = (crops[:, 2:] - crops[:, :2])[:, None] / (boxes[:, 2:] - boxes[:, :2]).max(axis=1)[:, None, None]
+        distances = np.linalg.norm(error * sides, axis=-1)
+        errors.append(distances[batch["label_weights"].cpu().numpy()[..., 0] > 0])
+    if was_training:
+        recipe.train_mode(model)
+    distances = np.concatenate(gather_object(errors))
+    return {f"PCK@{radius}": float((distances < radius).mean()) for radius in PCK_RADII}
+
+
+class TopDownRun:
+    """Results of a run in its folder: the last weights and `metrics.json`, after each evaluation."""
+
+    def __init__(self, recipe: TopDownRecipe, data: TopDownData, output_dir: Path):
+        self.recipe, self.data, self.output_dir = recipe, data, output_dir
+        self.history: list[dict[str, float]] = []
+
+    def restore(self, epoch: int):
+        """Take up the history up to `epoch`."""
+        report = json.loads((self.output_dir / METRICS_FILE).read_text())
+        self.history = [entry for entry in report["history"] if entry["epoch"] <= epoch]
+
+    def evaluate(
+        self,
+        model: RLEForPoseEstimation,
+        average: ExponentialMovingAverage | None,
+        accelerator: Accelerator,
+        **entry: Any,
+    ) -> dict[str, float]:
+        """Evaluate the averaged weights (or the weights), keep them, and note the result."""
+        if not math.isfinite(entry["train_loss"]):
+            raise ValueError("Training diverged: the loss is not finite. Lower `learning_rate`.")
+        with nullcontext() if average is None else average.applied(model):
+            if self.data.validation is not None:
+                entry |= evaluate(self.recipe, self.data, model, accelerator)
+            self.history.append(entry)
+            if accelerator.is_main_process:
+                model.save_pretrained(self.output_dir)
+                write_json({"history": self.history, "recipe": asdict(self.recipe)}, self.output_dir / METRICS_FILE)
+                figures = (f"{name} {value:.4g}" for name, value in entry.items() if name != "epoch")
+                print(f"epoch {entry['epoch']}: {', '.join(figures)}", flush=True)
+        return entry
