@@ -567,3 +567,6 @@ def test_rle_by_task_and_folder(noise, tmp_path):
         loaded = pipeline(task, model=str(tmp_path))
         assert isinstance(loaded, PoseEstimationPipeline) and loaded.is_top_down
         assert_same(loaded(noise, boxes=NOISE_BOXES), estimator(noise, boxes=NOISE_BOXES))
+    options = {"detector": lambda picture: NOISE_BOXES[0], "flip_test": True, "nms_threshold": 1, "batch_size": 2}
+    loaded = pipeline("pose-estimation", model=str(tmp_path), **options)
+    assert_same(loaded(noise[:1]), [estimator(noise[0], boxes=NOISE_BOXES[0], flip_test=True)], tolerance=1e-4)

@@ -115,7 +115,8 @@ class PoseEstimationPipeline(Pipeline):
             lists (or an iterator over them). Dicts with `box`, `score` and `label`, as detectors and this pipeline give
             them, are welcome. Each box gives one person, whatever its label.
         detector: In place of `boxes`: an object-detection pipeline, a `(model, image processor)`, name or folder of
-            such a model, or a callable that takes a PIL image and gives boxes as above.
+            such a model, or a callable that takes a PIL image and gives boxes as above. All options can be given to
+            `pipeline(...)` once and for all; a detector named in a call is loaded for that call.
         detector_threshold: Least score of a box of the detector, default 0.3.
         detector_labels: Classes of the detector that are persons, default `("person",)`.
         flip_test: For top-down models: average with the poses of the mirrored crops. A little more accurate and twice
