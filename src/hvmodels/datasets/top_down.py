@@ -369,18 +369,18 @@ class TopDownAugmentation:
 
     @classmethod
     def full_rotation(cls, keypoint_set: KeypointSet) -> "TopDownAugmentation":
-        """That of the default model: half of the samples by any angle, half like people who stand."""
+        """That of the default model: two of five samples by any angle, the others like people who stand."""
         return cls(
             keypoint_set,
-            half_body_probability=0.25,
-            shift=0.1,
+            half_body_probability=0.2,
+            shift=0.06,
             shift_probability=1.0,
-            scale_range=(0.75, 1.3),
+            scale_range=(0.75, 1.25),
             rotation_limit=45.0,
             rotation_probability=0.7,
-            any_rotation_probability=0.5,
+            any_rotation_probability=0.4,
             truncation_probability=0.5,
-            erase_probability=0.3,
+            erase_probability=0.2,
             erase_count=2,
             erase_area=0.12,
             background_probability=0.5,
