@@ -1,7 +1,7 @@
 """Top-down pose data: one sample a person, cut out of the picture around its box, from annotations in COCO's format.
 
-The augmentations are those of RLE (arXiv 2107.11291), in 2-D and 3-D, those of MMPose's models of it, and one with every
-rotation, for people who do gymnastics. Mirroring, half bodies, scale and rotation change the affine map that cuts the
+The augmentations are those of RLE (arXiv 2107.11291) in 2-D, those of MMPose's models of it, and one with every rotation,
+for people who do gymnastics; those of 3-D models are in `human36m`. Mirroring, half bodies, scale and rotation change the affine map that cuts the
 crop, so that the picture is sampled once.
 """
 
@@ -155,7 +155,9 @@ class TopDownDataset(Dataset):
         rows = []
         for name in fields:
             if not category.get(name):
-                raise ValueError(f"`annotation_file` must name the keypoints of {name!r} in its category, but does not.")
+                raise ValueError(
+                    f"`annotation_file` must name the keypoints of {name!r} in its category, but does not."
+                )
             rows.append(np.array([index_of.get(keypoint, -1) for keypoint in category[name]]))
         return rows
 
@@ -264,8 +266,8 @@ def crop_sample(
 class TopDownAugmentation:
     """Random changes of a `PersonSample`: half body, shift, scale, rotation, mirroring, occlusion, colour.
 
-    `TopDownAugmentation.coco(keypoint_set)` is the published one of 2-D models, `.human36m` that of 3-D models, `.mmpose`
-    MMPose's, and `.full_rotation` that of this package's default model.
+    `TopDownAugmentation.coco(keypoint_set)` is the published one, `.mmpose(keypoint_set)` MMPose's, and
+    `.full_rotation(keypoint_set)` that of this package's default model.
 
     Args:
         keypoint_set: Keypoints of the samples; their names tell upper from lower body.
@@ -278,20 +280,18 @@ class TopDownAugmentation:
         shift_probability: Probability of a shift.
         scale_range: Least and greatest factor of the crop size.
         scale_probability: Probability of that factor.
-        scale_distribution: "uniform" in the range or "normal", clipped to it.
-        scale_spread: Mean and standard deviation of the normal distribution.
         rotation_limit: Largest angle in degrees.
         rotation_probability: Probability of a rotation.
-        rotation_distribution: "uniform" or "normal" with standard deviation `rotation_limit / 2`, clipped.
         any_rotation_probability: Probability of a rotation by any angle in place of the former.
+        distribution: Of shift, scale and rotation between their limits: "uniform", or "truncated_normal", a normal
+            distribution whose deviation is half the range, cut at the limits.
         truncation_probability: Probability that all but the half body is hidden, where the crop is one of a half body;
             hidden keypoints then have weight 0.
         erase_probability: Probability of each of `erase_count` rectangles of noise in the crop.
         erase_count: Number of rectangles.
         erase_area: Largest area of a rectangle over that of the crop.
         background_probability: Probability that what lies outside the picture is filled by some texture, not black.
-        channel_gain: Largest relative change of each colour channel.
-        color_probability: Probability of a change of contrast, brightness and gamma.
+        color_probability: Probability of a change of gamma, contrast, brightness and of each channel.
     """
 
     keypoint_set: KeypointSet
@@ -304,27 +304,23 @@ class TopDownAugmentation:
     shift_probability: float = 0.0
     scale_range: tuple[float, float] = (0.75, 1.25)
     scale_probability: float = 1.0
-    scale_distribution: str = "uniform"
-    scale_spread: tuple[float, float] = (1.0, 0.25)
     rotation_limit: float = 45.0
     rotation_probability: float = 0.5
-    rotation_distribution: str = "uniform"
     any_rotation_probability: float = 0.0
+    distribution: str = "uniform"
     truncation_probability: float = 0.0
     erase_probability: float = 0.0
     erase_count: int = 1
     erase_area: float = 0.7
     background_probability: float = 0.0
-    channel_gain: float = 0.0
     color_probability: float = 0.0
 
     def __post_init__(self):
         for name in self.__dataclass_fields__:
             if name.endswith("_probability") and not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be from 0 to 1, got {getattr(self, name)}.")
-        for name in ("scale_distribution", "rotation_distribution"):
-            if getattr(self, name) not in ("uniform", "normal"):
-                raise ValueError(f"`{name}` must be 'uniform' or 'normal', got {getattr(self, name)!r}.")
+        if self.distribution not in ("uniform", "truncated_normal"):
+            raise ValueError(f"`distribution` must be 'uniform' or 'truncated_normal', got {self.distribution!r}.")
         if not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ValueError(f"`scale_range` must be (least, greatest) positive factors, got {self.scale_range}.")
 
@@ -332,22 +328,6 @@ class TopDownAugmentation:
     def coco(cls, keypoint_set: KeypointSet) -> "TopDownAugmentation":
         """That of the published 2-D model of COCO."""
         return cls(keypoint_set)
-
-    @classmethod
-    def human36m(cls, keypoint_set: KeypointSet) -> "TopDownAugmentation":
-        """That of the published 3-D model of Human3.6M and MPII."""
-        return cls(
-            keypoint_set,
-            half_body_probability=0.0,
-            scale_range=(0.7, 1.3),
-            scale_distribution="normal",
-            scale_spread=(1.0, 0.3),
-            rotation_limit=60.0,
-            rotation_probability=0.6,
-            rotation_distribution="normal",
-            erase_probability=1.0,
-            channel_gain=0.2,
-        )
 
     @classmethod
     def mmpose(cls, keypoint_set: KeypointSet, half_body: bool = True) -> "TopDownAugmentation":
@@ -361,10 +341,9 @@ class TopDownAugmentation:
             shift_probability=0.3 * half_body,
             scale_range=(0.5, 1.5),
             scale_probability=0.6,
-            scale_distribution="normal",
             rotation_limit=80.0,
             rotation_probability=0.6,
-            rotation_distribution="normal",
+            distribution="truncated_normal",
         )
 
     @classmethod
@@ -393,15 +372,16 @@ class TopDownAugmentation:
         if sample.visible.sum() >= self.half_body_keypoints and generator.random() < self.half_body_probability:
             sample = self._half_body(sample, generator)
         if generator.random() < self.shift_probability:
-            shift = self._draw(generator, self.shift, "uniform" if self.shift_probability == 1 else "normal", 2)
+            shift = self.shift * self._draw(generator, 2)
             sample = replace(sample, center=(sample.center + shift * sample.scale).astype(np.float32))
         if generator.random() < self.scale_probability:
-            sample = replace(sample, scale=(sample.scale * self._factor(generator)).astype(np.float32))
+            least, greatest = self.scale_range
+            factor = (least + greatest) / 2 + (greatest - least) / 2 * self._draw(generator, 1)
+            sample = replace(sample, scale=(sample.scale * factor).astype(np.float32))
         if generator.random() < self.any_rotation_probability:
             sample = replace(sample, rotation=generator.uniform(-180, 180))
         elif generator.random() < self.rotation_probability:
-            angle = self._draw(generator, self.rotation_limit, self.rotation_distribution, 1)[0]
-            sample = replace(sample, rotation=float(angle))
+            sample = replace(sample, rotation=self.rotation_limit * float(self._draw(generator, 1)[0]))
         if generator.random() < self.flip_probability:
             sample = mirror_sample(sample, self.keypoint_set.flip_pairs)
         if generator.random() < self.background_probability:
@@ -409,19 +389,18 @@ class TopDownAugmentation:
         for _ in range(self.erase_count):
             if generator.random() < self.erase_probability:
                 sample.after_crop.append(Erase(self.erase_area, generator))
-        if self.channel_gain or generator.random() < self.color_probability:
-            sample.after_crop.append(Color(self.channel_gain, generator))
+        if generator.random() < self.color_probability:
+            sample.after_crop.append(Color(generator))
         return sample
 
-    def _draw(self, generator: np.random.Generator, limit: float, distribution: str, count: int) -> np.ndarray:
-        if distribution == "uniform":
-            return generator.uniform(-limit, limit, count)
-        return (generator.normal(size=count) * limit / 2).clip(-limit, limit)
-
-    def _factor(self, generator: np.random.Generator) -> float:
-        if self.scale_distribution == "uniform":
-            return generator.uniform(*self.scale_range)
-        return float(np.clip(generator.normal(*self.scale_spread), *self.scale_range))
+    def _draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        """(count,) numbers from -1 to 1."""
+        if self.distribution == "uniform":
+            return generator.uniform(-1, 1, count)
+        values = generator.normal(size=count)
+        while (outside := np.abs(values) > 1).any():
+            values[outside] = generator.normal(size=outside.sum())
+        return values
 
     def _half_body(self, sample: PersonSample, generator: np.random.Generator) -> PersonSample:
         """A crop around the upper or the lower body, if it has enough keypoints."""
@@ -535,20 +514,14 @@ class Erase:
 
 
 class Color:
-    """Changes contrast, brightness, gamma and each channel by a table of 256 values a channel."""
+    """Changes gamma, contrast, brightness and each channel, by a table of 256 values a channel."""
 
-    def __init__(self, channel_gain: float, generator: np.random.Generator):
-        values = np.arange(256, dtype=np.float64)
-        if channel_gain:  # as published in 3-D: each channel by its own factor, cut to a byte
-            gains = generator.uniform(1 - channel_gain, 1 + channel_gain, 3)
-            table = values[:, None] * gains
-        else:
-            gamma = np.exp(generator.uniform(-0.3, 0.3))
-            contrast, brightness = generator.uniform(0.7, 1.3), generator.uniform(-30, 30)
-            gains = generator.uniform(0.9, 1.1, 3)
-            table = ((values / 255) ** gamma * 255 - 128) * contrast + 128 + brightness
-            table = table[:, None] * gains
-        self.table = table.clip(0, 255).astype(np.uint8)
+    def __init__(self, generator: np.random.Generator):
+        gamma = np.exp(generator.uniform(-0.3, 0.3))
+        contrast, brightness = generator.uniform(0.7, 1.3), generator.uniform(-30, 30)
+        gains = generator.uniform(0.9, 1.1, 3)
+        table = ((np.arange(256) / 255) ** gamma * 255 - 128) * contrast + 128 + brightness
+        self.table = (table[:, None] * gains).clip(0, 255).astype(np.uint8)
 
     def __call__(self, crop: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         """The crop with other colours."""
