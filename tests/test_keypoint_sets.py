@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from hvmodels.keypoint_sets import COCO17, CROWDPOSE14, KEYPOINT_SETS, KeypointSet, infer_flip_pairs
+from hvmodels.keypoint_sets import (
+    COCO17,
+    CROWDPOSE14,
+    HUMAN36M18,
+    KEYPOINT_SETS,
+    MPII16,
+    KeypointSet,
+    infer_flip_pairs,
+)
 
 
 @pytest.mark.parametrize("keypoint_set", KEYPOINT_SETS.values(), ids=list(KEYPOINT_SETS))
@@ -9,8 +17,9 @@ def test_known_sets_are_consistent(keypoint_set):
     assert infer_flip_pairs(keypoint_set.keypoints) == keypoint_set.flip_pairs
     permutation = keypoint_set.flip_permutation
     np.testing.assert_array_equal(permutation[permutation], np.arange(len(keypoint_set)))
-    sigmas = np.array(keypoint_set.sigmas)
-    np.testing.assert_array_equal(sigmas[permutation], sigmas)
+    if keypoint_set.sigmas is not None:
+        sigmas = np.array(keypoint_set.sigmas)
+        np.testing.assert_array_equal(sigmas[permutation], sigmas)
     mirrored = {frozenset((permutation[a], permutation[b])) for a, b in keypoint_set.links}
     assert mirrored == {frozenset(link) for link in keypoint_set.links}
     assert {index for link in keypoint_set.links for index in link} == set(range(len(keypoint_set)))
@@ -21,6 +30,8 @@ def test_known_sets_have_the_published_sizes():
     assert (len(CROWDPOSE14), len(CROWDPOSE14.links), sum(CROWDPOSE14.sigmas)) == (14, 15, pytest.approx(1.15))
     assert CROWDPOSE14.keypoints[:2] == ("left_shoulder", "right_shoulder")
     assert CROWDPOSE14.keypoints[12:] == ("head", "neck")
+    assert (len(HUMAN36M18), len(HUMAN36M18.links), len(HUMAN36M18.flip_pairs)) == (18, 17, 6)
+    assert (len(MPII16), len(MPII16.links), len(MPII16.flip_pairs)) == (16, 15, 6)
 
 
 @pytest.mark.parametrize(

@@ -212,13 +212,103 @@ HALPE19 = KeypointSet(
     sigmas=(*COCO17.sigmas, 0.079, 0.079),
 )
 
-KEYPOINT_SETS = {keypoint_set.name: keypoint_set for keypoint_set in (COCO17, CROWDPOSE14, HALPE19)}
+# Human3.6M's 17 joints and the thorax, the mean of the shoulders, as RLE's 3-D models have them. Neither this data set nor
+# MPII defines OKS sigmas.
+HUMAN36M18 = KeypointSet(
+    name="human36m18",
+    keypoints=(
+        "pelvis",
+        "right_hip",
+        "right_knee",
+        "right_ankle",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "torso",
+        "neck",
+        "nose",
+        "head",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "right_shoulder",
+        "right_elbow",
+        "right_wrist",
+        "thorax",
+    ),
+    flip_pairs=((1, 4), (2, 5), (3, 6), (11, 14), (12, 15), (13, 16)),
+    links=(
+        (1, 0),
+        (2, 1),
+        (3, 2),
+        (4, 0),
+        (5, 4),
+        (6, 5),
+        (7, 0),
+        (8, 7),
+        (9, 8),
+        (10, 9),
+        (11, 7),
+        (12, 11),
+        (13, 12),
+        (14, 7),
+        (15, 14),
+        (16, 15),
+        (17, 7),
+    ),
+)
+
+MPII16 = KeypointSet(
+    name="mpii16",
+    keypoints=(
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "pelvis",
+        "thorax",
+        "neck",
+        "head",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+    links=(
+        (0, 1),
+        (1, 2),
+        (2, 6),
+        (3, 6),
+        (4, 3),
+        (5, 4),
+        (6, 7),
+        (7, 8),
+        (8, 9),
+        (10, 11),
+        (11, 12),
+        (12, 7),
+        (13, 7),
+        (14, 13),
+        (15, 14),
+    ),
+)
+
+KEYPOINT_SETS = {
+    keypoint_set.name: keypoint_set for keypoint_set in (COCO17, CROWDPOSE14, HALPE19, HUMAN36M18, MPII16)
+}
 
 __all__ = [
     "COCO17",
     "CROWDPOSE14",
     "HALPE19",
+    "HUMAN36M18",
     "KEYPOINT_SETS",
+    "MPII16",
     "KeypointSet",
     "flip_permutation",
     "infer_flip_pairs",

@@ -3,9 +3,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hvmodels.keypoint_sets import COCO17, CROWDPOSE14
-from hvmodels.metrics.keypoints import KeypointEvaluator, match_greedily
+from hvmodels.metrics.keypoints import (
+    KeypointEvaluator,
+    match_greedily,
+    percentage_of_correct_keypoints,
+    regression_accuracy,
+)
 from hvmodels.metrics.oks import object_keypoint_similarity, oks_nms
 
 
@@ -251,3 +257,125 @@ def test_nms_drops_the_weaker_of_similar_persons():
     assert oks_nms(keypoints[:0], scores[:0], areas[:0], COCO17.sigmas, 0.9).tolist() == []
     with pytest.raises(ValueError, match="`threshold` must be a similarity"):
         oks_nms(keypoints, scores, areas, COCO17.sigmas, 90)
+
+
+def rle_case(fixtures):
+    folder = fixtures / "rle" / "coco_eval"
+    return folder / "gt.json", *(
+        json.loads((folder / f"{name}.json").read_text()) for name in ("detections", "expected")
+    )
+
+
+RLE_STATS = {
+    "AP": "AP", "Ap .5": "AP50", "AP .75": "AP75", "AP (M)": "AP_medium", "AP (L)": "AP_large",
+    "AR": "AR", "AR .5": "AR50", "AR .75": "AR75", "AR (M)": "AR_medium", "AR (L)": "AR_large",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("with_detector", [True, False], ids=["detector", "true-boxes"])
+def test_top_down_evaluation_equals_that_of_rle(fixtures, with_detector):
+    """`expected.json` was recorded from RLE's code: scores, areas, suppression, average precision."""
+    ground_truth, detections, expected = rle_case(fixtures)
+    keypoints = np.array([person["kp"] for person in detections])
+    scores = np.array([person["kp_score"] for person in detections])
+    scores = scores.mean(axis=1) + scores.max(axis=1)
+    kept = np.arange(len(detections))
+    if with_detector:
+        scores += [person["det_score"] for person in detections]
+        np.testing.assert_allclose(scores, expected["scores"], rtol=0, atol=1e-6)
+        areas = np.prod(
+            [np.subtract(person["crop_bbox"][2:], person["crop_bbox"][:2]) for person in detections], axis=1
+        )
+        np.testing.assert_allclose(areas, expected["areas"], rtol=1e-3)
+        areas = np.array(expected["areas"])  # the file has the boxes to two digits only
+        images = np.array([person["image_id"] for person in detections])
+        first = images == images[0]
+        oks = object_keypoint_similarity(
+            keypoints[first], keypoints[first], (areas[first][:, None] + areas[first]) / 2, COCO17.sigmas
+        )
+        np.testing.assert_allclose(oks, expected["oks_matrix_first_image"], rtol=0, atol=1e-9)
+        kept = [
+            np.flatnonzero(images == image)[oks_nms(*(x[images == image] for x in (keypoints, scores, areas)), COCO17.sigmas, 0.9)]
+            for image in dict.fromkeys(images)
+        ]  # fmt: skip
+        kept = np.concatenate(kept)
+        assert kept.tolist() == expected["nms_keep_indices_in_output_order"]
+    evaluator = KeypointEvaluator(ground_truth)
+    evaluator.add_results(
+        {
+            "image_id": detections[index]["image_id"],
+            "category_id": 1,
+            "score": scores[index],
+            "keypoints": np.column_stack([keypoints[index], np.ones(17)]).ravel().tolist(),
+        }
+        for index in kept
+    )
+    reference = expected["stats_det_box_after_nms" if with_detector else "stats_gt_box_no_nms"]
+    assert evaluator.compute() == pytest.approx(
+        {RLE_STATS[name]: value for name, value in reference.items()}, abs=1e-9
+    )
+
+
+def test_pck_is_the_definition():
+    targets = np.zeros((2, 3, 2))
+    keypoints = targets.copy()
+    keypoints[0, 0] = 3, 4  # 5 pixels of 50 are just right
+    keypoints[0, 1] = 5.1, 0
+    keypoints[1, 1] = 0, 9
+    labelled = np.array([[1, 2, 0], [1, 1, 0]])
+    targets[0, 2] = np.nan  # not labelled
+    scales = [50, 100]
+    assert percentage_of_correct_keypoints(keypoints, targets, labelled, scales) == 0.75
+    assert percentage_of_correct_keypoints(keypoints, torch.tensor(targets), labelled, scales, threshold=0.05) == 0.25
+    shares = percentage_of_correct_keypoints(keypoints, targets, labelled, scales, per_keypoint=True)
+    np.testing.assert_array_equal(shares, [1, 0.5, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": np.zeros((2, 3, 3))}, "must both have shape"),
+        ({"labelled": np.ones((2, 4))}, r"`labelled` must have shape \(2, 3\)"),
+        ({"labelled": np.zeros((2, 3))}, "all are unlabelled"),
+        ({"scales": np.array([1.0, 0.0])}, "`scales` must be positive"),
+        ({"scales": np.array([1.0, np.nan])}, "`scales` must be positive"),
+        ({"keypoints": np.full((2, 3, 2), np.nan)}, "finite where labelled"),
+        ({"threshold": 0}, "`threshold` must be"),
+    ],
+)
+def test_pck_refuses(change, message):
+    arguments = {
+        "keypoints": np.zeros((2, 3, 2)),
+        "targets": np.zeros((2, 3, 2)),
+        "labelled": np.ones((2, 3)),
+        "scales": np.ones(2),
+    }
+    with pytest.raises(ValueError, match=message):
+        percentage_of_correct_keypoints(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    ("case", "label", "size"),
+    [("coco2d_bottleneck_tiny", "target_uv", (128, 96)), ("h36m3d_bottleneck_tiny", "target_uvd", (128, 128))],
+    ids=["2d", "3d"],
+)
+def test_training_accuracy_equals_that_of_rle(fixtures, case, label, size):
+    values = load_file(fixtures / "rle" / case / "io.safetensors")
+    keypoints = values["output.train.pred_jts"]
+    labels, weights = (values[f"input.train.{label}{suffix}"].reshape(keypoints.shape) for suffix in ("", "_weight"))
+    expected = values["output.train.acc"][0].item()
+    assert regression_accuracy(keypoints, labels, weights, size) == pytest.approx(expected, abs=1e-12)
+    unlabelled = torch.where(weights > 0, labels, torch.nan)
+    assert regression_accuracy(keypoints, unlabelled, weights, size) == pytest.approx(expected, abs=1e-12)
+    assert regression_accuracy(keypoints, labels, weights * 0, size) == 0
+
+
+def test_training_accuracy_leaves_out_the_border():
+    labels = np.array([[[0.0, 0.0]], [[-0.5, 0.0]]])
+    near, far = labels + np.array([0.03, 0.039]), labels + np.array([0.03, 0.041])
+    assert regression_accuracy(near, labels, np.ones((2, 1)), (64, 64)) == 1
+    assert regression_accuracy(far, labels, np.ones((2, 1)), (64, 64)) == 0
+    with pytest.raises(ValueError, match="`label_weights` must have shape"):
+        regression_accuracy(near, labels, np.ones((2, 2)), (64, 64))
+    with pytest.raises(ValueError, match="must both have shape"):
+        regression_accuracy(near, labels[..., :1], np.ones((2, 1)), (64, 64))

@@ -422,6 +422,91 @@ def evaluate_pose_estimator(
     return evaluator.compute()
 
 
+def percentage_of_correct_keypoints(
+    keypoints: Any, targets: Any, labelled: Any, scales: Any, threshold: float = 0.1, per_keypoint: bool = False
+) -> float | np.ndarray:
+    """PCK: share of the labelled keypoints that lie within a part of a person's size of their place.
+
+    Args:
+        keypoints: (persons, keypoints, 2), pixels, array or tensor.
+        targets: Same shape; anything, even NaN, where not labelled.
+        labelled: (persons, keypoints), above 0 where a keypoint counts.
+        scales: (persons,) size of each person in pixels: the longer side of the box for PCK of the box, the length of
+            the head for PCKh.
+        threshold: Largest distance that is right, as a share of the size.
+        per_keypoint: Whether to return the share of each keypoint, (keypoints,), NaN where it is never labelled.
+
+    Raises:
+        ValueError: If shapes do not fit, a value that counts is not finite, a size is not positive, or nothing is
+            labelled.
+    """
+    keypoints, targets, labelled, scales = (_to_array(value) for value in (keypoints, targets, labelled, scales))
+    if keypoints.ndim != 3 or keypoints.shape[-1] != 2 or targets.shape != keypoints.shape:
+        raise ValueError(
+            "`keypoints` and `targets` must both have shape (persons, keypoints, 2), "
+            f"got {keypoints.shape} and {targets.shape}."
+        )
+    if labelled.shape != keypoints.shape[:2] or scales.shape != keypoints.shape[:1]:
+        raise ValueError(
+            f"`labelled` must have shape {keypoints.shape[:2]} and `scales` {keypoints.shape[:1]}, "
+            f"got {labelled.shape} and {scales.shape}."
+        )
+    if not (np.isfinite(scales) & (scales > 0)).all():
+        raise ValueError("`scales` must be positive sizes in pixels.")
+    if not threshold > 0:
+        raise ValueError(f"`threshold` must be a positive share of the size, got {threshold!r}.")
+    counts = labelled > 0
+    if not counts.any():
+        raise ValueError("`labelled` must mark one keypoint at least, but all are unlabelled.")
+    if not (np.isfinite(keypoints[counts]).all() and np.isfinite(targets[counts]).all()):
+        raise ValueError("`keypoints` and `targets` must be finite where labelled, got NaN or infinite values.")
+    distances = np.linalg.norm(np.where(counts[..., None], keypoints - targets, 0), axis=-1)
+    right = counts & (distances <= threshold * scales[:, None])
+    if not per_keypoint:
+        return float(right.sum() / counts.sum())
+    with np.errstate(invalid="ignore"):
+        return right.sum(axis=0) / counts.sum(axis=0)
+
+
+def regression_accuracy(
+    keypoints: Any, labels: Any, label_weights: Any, size: tuple[int, int], depth_bins: int = 64
+) -> float:
+    """Accuracy that RLE's training log shows: share of joints nearer than a twentieth of the crop, mean over keypoints.
+
+    It is counted on a grid of a quarter of the crop. Keypoints in its first two rows or columns are left out.
+
+    Args:
+        keypoints: (persons, keypoints, 2 or 3), normalised: 0 is the centre of the crop, -0.5 and 0.5 are its edges.
+        labels: Same shape.
+        label_weights: (persons, keypoints) or the same shape; above 0 where a coordinate is labelled.
+        size: (height, width) of the crop.
+        depth_bins: Length of the grid along the depth.
+
+    Returns:
+        In [0, 1]; 0 where no keypoint counts.
+
+    Raises:
+        ValueError: If shapes do not fit.
+    """
+    keypoints, labels, weights = (_to_array(value) for value in (keypoints, labels, label_weights))
+    if keypoints.ndim != 3 or keypoints.shape[-1] not in (2, 3) or labels.shape != keypoints.shape:
+        raise ValueError(
+            "`keypoints` and `labels` must both have shape (persons, keypoints, 2 or 3), "
+            f"got {keypoints.shape} and {labels.shape}."
+        )
+    weights = weights[..., None] if weights.ndim == 2 else weights
+    if weights.shape[:2] != labels.shape[:2] or weights.shape[2] not in (1, labels.shape[2]):
+        raise ValueError(f"`label_weights` must have shape {labels.shape[:2]} or {labels.shape}, got {weights.shape}.")
+    grid = np.array([size[1] / 4, size[0] / 4, depth_bins])[: keypoints.shape[-1]]
+    labelled = np.broadcast_to(weights > 0, labels.shape)
+    positions = np.where(labelled, (labels + 0.5) * grid, 0)
+    offsets = np.where(labelled, (keypoints - labels) * 10, 0)
+    counts = (positions[..., :2] > 1).all(axis=-1)
+    right = counts & (np.linalg.norm(offsets, axis=-1) < 0.5)
+    seen = counts.any(axis=0)
+    return float((right.sum(axis=0)[seen] / counts.sum(axis=0)[seen]).mean()) if seen.any() else 0.0
+
+
 def _match(
     similarity: np.ndarray,
     scores: np.ndarray,
@@ -455,4 +540,12 @@ def _to_array(value: Any) -> np.ndarray | None:
     return np.asarray(value, dtype=np.float64)
 
 
-__all__ = ["KeypointEvaluator", "Predictions", "evaluate_pose_estimator", "object_keypoint_similarity", "oks_nms"]
+__all__ = [
+    "KeypointEvaluator",
+    "Predictions",
+    "evaluate_pose_estimator",
+    "object_keypoint_similarity",
+    "oks_nms",
+    "percentage_of_correct_keypoints",
+    "regression_accuracy",
+]
