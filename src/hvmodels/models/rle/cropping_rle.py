@@ -230,22 +230,28 @@ def encode_keypoints(
         depth_scale: Millimetres that become the target 1.
         drop_outside: Whether a keypoint outside the crop gets weight 0. None is as the original: in 3-D only. In 2-D
             the crop ends at the coordinate of its last pixel, the rule of mmpose; in 3-D at +-0.5 in all
-            three targets, the rule of the original.
+            three targets, labelled or not, the rule of the original.
+
+    Raises:
+        ValueError: If a labelled coordinate is not finite.
     """
     keypoints, visibility = np.asarray(keypoints, dtype=np.float64), np.asarray(visibility)
     if visibility.ndim == 2:
         visibility = visibility[:, :, None]
     labelled = np.broadcast_to(visibility > 0, keypoints.shape)
-    keypoints = np.where(labelled, keypoints, 0)
+    if not np.isfinite(keypoints[labelled]).all():
+        raise ValueError(
+            "`keypoints` must hold finite coordinates where `visibility` is above 0, got NaN or infinity; set the "
+            "visibility of unlabelled keypoints to 0."
+        )
+    keypoints = np.where(labelled | np.isfinite(keypoints), keypoints, 0)
     height, width = size
     pixels = transform_points(keypoints[..., :2], matrices)
     targets = np.concatenate([pixels / (width, height) - 0.5, keypoints[..., 2:] / depth_scale], axis=-1)
-    if drop_outside or (drop_outside is None and keypoints.shape[-1] == 3):
-        if keypoints.shape[-1] == 3:
-            inside = np.abs(targets) <= 0.5
-        else:
-            inside = (pixels >= 0) & (pixels <= (width - 1, height - 1))
-        labelled = labelled & (inside | ~labelled).all(axis=-1, keepdims=True)
+    has_depth = keypoints.shape[-1] == 3
+    if drop_outside or (drop_outside is None and has_depth):
+        inside = np.abs(targets) <= 0.5 if has_depth else (pixels >= 0) & (pixels <= (width - 1, height - 1))
+        labelled = labelled & inside.all(axis=-1, keepdims=True)
     return np.where(labelled, targets, 0).astype(np.float32), labelled.astype(np.float32)
 
 
