@@ -30,7 +30,7 @@ from hvmodels.datasets.top_down import TopDownAugmentation, TopDownCollator, Top
 from hvmodels.keypoint_sets import HUMAN36M18, KeypointSet
 from hvmodels.metrics.human36m import Human36MEvaluator
 from hvmodels.metrics.keypoints import percentage_of_correct_keypoints
-from hvmodels.models.rle import RLEConfig, RLEForPoseEstimation
+from hvmodels.models.rle import RLEConfig, RLEForPoseEstimation, RLEImageProcessor
 from hvmodels.models.rle.cropping_rle import decode_keypoints
 
 
@@ -135,7 +135,7 @@ class TopDownRecipe:
                 tuple(self.image_size),
                 self.box_padding,
                 self.extra_fields,
-                weigh_outside=self.augmentation != "mmpose",
+                drop_outside=self.augmentation == "mmpose",
                 keep_images=self.keep_images,
                 seed=self.seed,
             )
@@ -181,6 +181,16 @@ class TopDownRecipe:
                 f"`batch_size` must be at most the number of training persons {count}, got {self.batch_size}."
             )
         return Subset(train, range(count))
+
+    def image_processor(self) -> RLEImageProcessor:
+        """What makes the same crops for inference."""
+        height, width = self.image_size
+        return RLEImageProcessor(
+            size={"height": height, "width": width},
+            image_mean=self.image_mean,
+            image_std=self.image_std,
+            box_padding=self.box_padding,
+        )
 
     def steps_per_epoch(self, data: "TopDownData") -> int:
         return len(data.subset) // self.batch_size
@@ -397,6 +407,7 @@ class TopDownRun:
             self.history.append(entry)
             if accelerator.is_main_process:
                 model.save_pretrained(self.output_dir)
+                self.recipe.image_processor().save_pretrained(self.output_dir)
                 write_json({"history": self.history, "recipe": asdict(self.recipe)}, self.output_dir / METRICS_FILE)
                 figures = (f"{name} {value:.4g}" for name, value in entry.items() if name != "epoch")
                 print(f"epoch {entry['epoch']}: {', '.join(figures)}", flush=True)

@@ -15,11 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from ..keypoint_sets import KeypointSet, flip_permutation
-from ..models.rle.cropping_rle import boxes_to_center_scale, crop_matrices, warp_crops
+from ..models.rle.cropping_rle import (
+    boxes_to_center_scale,
+    center_scale_to_boxes,
+    clip_ground_truth_boxes,
+    crop_matrices,
+    encode_keypoints,
+    warp_crops,
+)
 from .keypoints import _keypoint_set_of, _read_json, _select_categories, _to_rgb
 
 
@@ -96,7 +103,7 @@ class TopDownDataset(Dataset):
         box_padding: Crop side over box side.
         extra_fields: Further fields of annotations with keypoints, named by the field of equal name in the category.
         transform: Called as `transform(sample, generator)` with a `PersonSample`, returns one; `TopDownAugmentation`.
-        weigh_outside: Whether labelled keypoints outside the crop count; MMPose leaves them out.
+        drop_outside: Whether keypoints outside the crop have weight 0, as MMPose has it; as published they count.
         keep_images: Whether decoded pictures stay in memory.
         seed: With the epoch and the index it seeds the generator of a sample. Call `set_epoch` for new ones each epoch.
 
@@ -113,7 +120,7 @@ class TopDownDataset(Dataset):
         box_padding: float = 1.25,
         extra_fields: Sequence[str] = (),
         transform: Callable | None = None,
-        weigh_outside: bool = True,
+        drop_outside: bool = False,
         keep_images: bool = False,
         seed: int = 0,
     ):
@@ -124,10 +131,11 @@ class TopDownDataset(Dataset):
         self.size = tuple(size)
         self.box_padding = box_padding
         self.transform = transform
-        self.weigh_outside = weigh_outside
+        self.drop_outside = drop_outside
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._pictures: dict[str, np.ndarray] | None = {} if keep_images else None
+        self._sizes: dict[str, tuple[int, int]] = {}
         pictures = {image["id"]: image for image in data["images"]}
         fields = ("keypoints", *extra_fields)
         rows = {category["id"]: self._rows(category, fields) for category in self.categories}
@@ -136,13 +144,18 @@ class TopDownDataset(Dataset):
             if annotation.get("category_id") not in rows or annotation.get("iscrowd"):
                 continue
             where = f"`annotations[{position}]` of `annotation_file`"
-            if annotation.get("image_id") not in pictures:
-                raise ValueError(f"{where} has image_id {annotation.get('image_id')!r}, which no image has.")
+            picture = pictures.get(annotation.get("image_id"))
+            if picture is None or not {"file_name", "width", "height"} <= set(picture):
+                raise ValueError(
+                    f"{where} must have the 'image_id' of one of the images, which must have 'file_name', 'width' and "
+                    f"'height', got {annotation.get('image_id')!r} of {picture!r}."
+                )
             person = self._keypoints_of(annotation, fields, rows[annotation["category_id"]], where)
-            box = self._box_of(annotation, pictures[annotation["image_id"]], where)
+            box = self._box_of(annotation, picture, where)
             if (person[:, 2] > 0).any() and (box[2:] > box[:2]).all() and annotation.get("area", 1) > 0:
                 self.annotations.append(annotation)
-                self.file_names.append(pictures[annotation["image_id"]]["file_name"])
+                self._sizes[picture["file_name"]] = picture["width"], picture["height"]
+                self.file_names.append(picture["file_name"])
                 keypoints.append(person)
                 boxes.append(box)
         if not boxes:
@@ -169,18 +182,17 @@ class TopDownDataset(Dataset):
             if values.shape != (3 * len(targets),):
                 raise ValueError(f"{where} must have {3 * len(targets)} numbers in {name!r}, got {values.size}.")
             person[targets[targets >= 0]] = values.reshape(-1, 3)[targets >= 0]
-        if not np.isfinite(person[person[:, 2] > 0]).all():
-            raise ValueError(f"{where} must have finite keypoints where they are labelled.")
+        if not np.isin(person[:, 2], (0, 1, 2)).all() or not np.isfinite(person[person[:, 2] > 0]).all():
+            raise ValueError(f"{where} must have finite x and y, and v = 0, 1 or 2, for each keypoint.")
         return person
 
     def _box_of(self, annotation: dict, picture: dict, where: str) -> np.ndarray:
         """(4,) corners of a ground-truth box, one pixel smaller and cut to the picture, as published."""
-        box = np.asarray(annotation.get("bbox"), dtype=np.float64)
-        if box.shape != (4,) or not np.isfinite(box).all():
-            raise ValueError(f"{where} must have a 'bbox' of 4 numbers, got {annotation.get('bbox')!r}.")
-        limits = np.array([picture["width"], picture["height"]]) - 1
-        corners = np.stack([box[:2], box[:2] + np.maximum(box[2:] - 1, 0)])
-        return corners.clip(0, limits).reshape(4)
+        box = annotation.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not np.isfinite(box).all():
+            raise ValueError(f"{where} must have 4 numbers x, y, width, height in 'bbox', got {box!r}.")
+        boxes, _ = clip_ground_truth_boxes(np.array([box]), (picture["height"], picture["width"]))
+        return boxes[0]
 
     def set_epoch(self, epoch: int):
         """Set the epoch, which seeds the transform."""
@@ -195,11 +207,18 @@ class TopDownDataset(Dataset):
         if self._pictures is not None and name in self._pictures:
             return self._pictures[name]
         try:
-            picture = np.asarray(_to_rgb(Image.open(io.BytesIO(self._read(name)))))
+            image = Image.open(io.BytesIO(self._read(name)))
+            if image.size != self._sizes[name]:  # as it was annotated, which its size tells
+                image = ImageOps.exif_transpose(image)
+            picture = np.asarray(_to_rgb(image))
         except FileNotFoundError:
             raise ValueError(f"`images` lacks {name!r}.") from None
         except (OSError, SyntaxError) as error:
             raise ValueError(f"{name!r} cannot be read as an image: {error}") from error
+        if picture.shape[1::-1] != self._sizes[name]:
+            raise ValueError(
+                f"{name!r} has (width, height) {picture.shape[1::-1]}, but `annotation_file` says {self._sizes[name]}."
+            )
         if self._pictures is not None:
             self._pictures[name] = picture
         return picture
@@ -217,49 +236,35 @@ class TopDownDataset(Dataset):
         sample = self.sample(index)
         if self.transform is not None:
             sample = self.transform(sample, np.random.default_rng((self.seed, int(self._epoch), index)))
-        item = crop_sample(sample, self.size, self.weigh_outside)
+        item = crop_sample(sample, self.size, self.drop_outside)
         return {**item, "box": self.boxes[index].astype(np.float32)}
 
 
 def crop_sample(
-    sample: PersonSample, size: tuple[int, int], weigh_outside: bool = True, depth_scale: float = 2000.0
+    sample: PersonSample, size: tuple[int, int], drop_outside: bool = False, depth_scale: float = 2000.0
 ) -> dict[str, np.ndarray]:
     """Cut a person out of its picture: `crop`, `labels`, `label_weights`, `crop_box` of an item.
 
     Args:
         sample: The person.
         size: Height and width of the crop.
-        weigh_outside: Whether labelled keypoints outside the crop count. In 3-D they never do, as published.
+        drop_outside: Whether keypoints outside the crop have weight 0. In 3-D they always have, as published.
         depth_scale: Millimetres per unit of depth.
     """
-    height, width = size
-    matrix = crop_matrices(sample.center[None], sample.scale[None], np.array([sample.rotation]), size)
+    matrices = crop_matrices(sample.center[None], sample.scale[None], np.array([sample.rotation]), size)
     image = sample.image
     if sample.visible_box is not None:
         left, top, right, bottom = sample.visible_box.astype(int)
         shown, image = image, np.zeros_like(image)
         image[top:bottom, left:right] = shown[top:bottom, left:right]
-    crop = warp_crops(image, matrix, size)[0]
+    (crop,) = warp_crops(image, matrices, size)
     for change in sample.after_crop:
-        crop = change(crop, matrix[0])
-    labels = np.array(sample.keypoints, dtype=np.float64)
-    labels[:, :2] = labels[:, :2] @ matrix[0, :, :2].T + matrix[0, :, 2]
-    labels[:, :2] = labels[:, :2] / (width, height) - 0.5
-    weights = np.array(sample.weights)
-    if labels.shape[1] == 3:
-        labels[:, 2] /= depth_scale
-        weights[(np.abs(labels) > 0.5).any(axis=1)] = 0
-    elif not weigh_outside:
-        pixels = (labels + 0.5) * (width, height)
-        weights[((pixels < 0) | (pixels > (width - 1, height - 1))).any(axis=1)] = 0
-    labels[weights == 0] = 0
-    center, half = np.asarray(sample.center), np.asarray(sample.scale) / 2
-    return {
-        "crop": crop,
-        "labels": labels.astype(np.float32),
-        "label_weights": weights.astype(np.float32),
-        "crop_box": np.concatenate([center - half, center + half]).astype(np.float32),
-    }
+        crop = change(crop, matrices[0])
+    labels, weights = encode_keypoints(
+        sample.keypoints[None], sample.weights[None], matrices, size, depth_scale, drop_outside or None
+    )
+    crop_box = center_scale_to_boxes(sample.center, sample.scale)
+    return {"crop": crop, "labels": labels[0], "label_weights": weights[0], "crop_box": crop_box}
 
 
 @dataclass(frozen=True)
