@@ -193,7 +193,7 @@ class ModelChecks:
         model = with_random_weights(model_class(config))
         model.save_pretrained(tmp_path)
         weights = load_file(tmp_path / "model.safetensors")
-        wrong = next(iter(weights))
+        wrong = next(name for name, weight in weights.items() if weight.ndim > 0)
         weights[wrong] = torch.full([size + 1 for size in weights[wrong].shape], 77.0)
         save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(RuntimeError, match="size"):

@@ -36,7 +36,6 @@ class RLEConfig(PreTrainedConfig):
     Args:
         backbone_config: Configuration of a transformers model, as an object or a dict; ResNet-50 if None. Models that are
             backbones give their last feature map, others their `last_hidden_state`.
-        hidden_size: Channels of the features; read from `backbone_config` if None.
         keypoint_dim: 2 for x and y; 3 for depth as well.
         root_index: Keypoint whose depth the others are relative to outside of training, or None; 0 in 3-D by default.
         normalize_features: Divide the product of features and weight of the coordinate head by the norm of the features.
@@ -69,7 +68,6 @@ class RLEConfig(PreTrainedConfig):
     sub_configs = {"backbone_config": AutoConfig}
 
     backbone_config: dict | PreTrainedConfig | None = None
-    hidden_size: int | None = None
     keypoint_dim: Literal[2, 3] = 2
     root_index: int | None = None
     normalize_features: bool = True

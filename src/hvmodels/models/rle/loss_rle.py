@@ -211,8 +211,7 @@ class RLELoss(nn.Module):
             # A point without any weight becomes its own prediction: no error, whatever stood there.
             used = labels.isfinite() & (weights > 0).any(-1, keepdim=True)
             labels = torch.where(used, labels, keypoints.detach())
-            terms = self._terms(keypoints, sigmas, labels, weights)
-            loss = torch.where(weights > 0, terms, 0).sum()
+            loss = self._terms(keypoints, sigmas, labels, weights).sum()
             # The original falls back to the sum where all weights are zero; that sum is zero as well.
             return loss / len(keypoints) if reduction == "batch_mean" else loss
 

@@ -135,7 +135,7 @@ class EfficientNetLiteModel(PreTrainedModel):
             `last_hidden_state` (batch, hidden_size, height / 32, width / 32) and its mean `pooler_output`
             (batch, hidden_size).
         """
-        hidden_states = self.stem(pixel_values)
+        hidden_states = self.stem(pixel_values.to(self.dtype))
         for block in self.blocks:
             hidden_states = block(hidden_states)
         hidden_states = self.head(hidden_states)

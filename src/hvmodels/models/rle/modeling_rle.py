@@ -78,21 +78,19 @@ def build_backbone(config: PreTrainedConfig) -> nn.Module:
     return AutoModel.from_config(config)
 
 
-def feature_size(config: RLEConfig, backbone: nn.Module) -> int:
-    """Channels of the features.
-
-    Raises:
-        ValueError: If they cannot be told.
-    """
-    sizes = getattr(backbone, "channels", None) or getattr(backbone.config, "hidden_sizes", None) or [None]
-    size = config.hidden_size or getattr(backbone.config, "hidden_size", None) or sizes[-1]
-    if config.hidden_size is None and hasattr(backbone, "channels"):
-        size = sizes[-1]
-    if size is None:
-        raise ValueError(
-            f"`hidden_size` must be given: the channels of {type(backbone).__name__} cannot be read from its configuration."
+def feature_size(backbone: PreTrainedModel) -> int:
+    """Channels of the features that a backbone gives."""
+    if hasattr(backbone, "channels"):
+        return backbone.channels[-1]
+    # Configurations name the width in many ways; a pass without data tells it.
+    size = getattr(backbone.config, "image_size", 64)
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    with torch.device("meta"):
+        outputs = build_backbone(backbone.config)(
+            torch.empty(1, backbone.config.num_channels, height, width), return_dict=True
         )
-    return size
+    hidden_states = outputs.last_hidden_state
+    return hidden_states.shape[1 if hidden_states.ndim == 4 else 2]
 
 
 class RLECoordinateHead(nn.Linear):
@@ -193,7 +191,7 @@ class RLEModel(RLEPreTrainedModel):
                 f"`pixel_values` must have shape (batch, channels, height, width), got {tuple(pixel_values.shape)}; "
                 "the image processor makes them."
             )
-        outputs = self.backbone(pixel_values, return_dict=True)
+        outputs = self.backbone(pixel_values.to(self.dtype), return_dict=True)
         hidden_states = outputs.feature_maps[-1] if "feature_maps" in outputs else outputs.last_hidden_state
         pooled = hidden_states.mean(dim=(2, 3)) if hidden_states.ndim == 4 else hidden_states.mean(dim=1)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
@@ -205,7 +203,7 @@ class RLEForPoseEstimation(RLEPreTrainedModel):
     def __init__(self, config: RLEConfig):
         super().__init__(config)
         self.rle = RLEModel(config)
-        channels = feature_size(config, self.rle.backbone)
+        channels = feature_size(self.rle.backbone)
         # Row k * keypoint_dim + d is coordinate d of keypoint k.
         outputs = config.num_keypoints * config.keypoint_dim
         self.coordinate_head = RLECoordinateHead(channels, outputs, config.normalize_features)
