@@ -1,6 +1,6 @@
-"""How ED-Pose is optimised: parameter groups, schedule, gradient clipping and the moving average of the weights.
+"""How pose estimators are optimised: parameter groups, schedule, gradient clipping and the moving average of the weights.
 
-The recipe of the original: AdamW, learning rate 1e-4 and 1e-5 in the backbone, weight decay 1e-4 on everything, gradients
+The recipe of ED-Pose: AdamW, learning rate 1e-4 and 1e-5 in the backbone, weight decay 1e-4 on everything, gradients
 clipped at a norm of 0.1, learning rate times 0.1 near the end, moving average with decay 0.9997 from the first step.
 
     optimizer = make_optimizer(model)
@@ -65,6 +65,35 @@ def make_scheduler(optimizer: torch.optim.Optimizer, drop_epoch: int, steps_per_
             `Trainer` counts steps, not epochs.
     """
     return StepLR(optimizer, step_size=drop_epoch * steps_per_epoch, gamma=0.1)
+
+
+class TensorClipping(TrainerCallback):
+    """Clips the gradient of each parameter tensor to a norm of its own, as RLE's 3-D recipe does.
+
+    As a callback of `Trainer` it needs `max_grad_norm=0`, which switches the common norm off. In a plain loop call `clip`
+    before each step.
+
+    Args:
+        max_norm: Greatest L2 norm of the gradient of a tensor.
+    """
+
+    def __init__(self, max_norm: float):
+        if not max_norm > 0:
+            raise ValueError(f"`max_norm` must be positive, got {max_norm}.")
+        self.max_norm = max_norm
+
+    def clip(self, model: nn.Module) -> None:
+        """Clip the gradients as they are."""
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                nn.utils.clip_grad_norm_(parameter, self.max_norm)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.max_grad_norm:
+            raise ValueError(f"`max_grad_norm` must be 0 beside `TensorClipping`, got {args.max_grad_norm}.")
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.clip(model)
 
 
 class ExponentialMovingAverage(TrainerCallback):

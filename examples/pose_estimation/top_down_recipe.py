@@ -16,22 +16,38 @@ from optimization import ExponentialMovingAverage
 from pose_recipe import METRICS_FILE, option, read_json_option, read_keypoint_set, write_json
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from hvmodels.datasets.human36m import (
+    TEST_SUBJECTS,
+    TRAIN_SUBJECTS,
+    Human36MAugmentation,
+    Human36MDataset,
+    MixedPoseDataset,
+    MPIIDataset,
+)
 from hvmodels.datasets.top_down import TopDownAugmentation, TopDownCollator, TopDownDataset
-from hvmodels.models.rle import RLEConfig, RLEForPoseEstimation
+from hvmodels.keypoint_sets import HUMAN36M18, KeypointSet
+from hvmodels.metrics.human36m import Human36MEvaluator
+from hvmodels.metrics.keypoints import percentage_of_correct_keypoints
+from hvmodels.models.rle import RLEConfig, RLEForPoseEstimation, RLEImageProcessor
+from hvmodels.models.rle.cropping_rle import decode_keypoints
 
 
 PCK_RADII = (0.1, 0.2)
+EVERY_TEST_FRAME = 64
 
 
 @dataclass
 class TopDownRecipe:
     """Settings of one run; each is a key of a recipe file and a command-line option, which wins."""
 
-    train_annotations: str | None = option(None, "COCO keypoints file to train on.")
+    data: Literal["coco", "human36m"] = option("coco", "Format of the annotations; human36m is 3-D.")
+    train_annotations: str | None = option(None, "COCO keypoints file, or that of Human3.6M, to train on.")
     train_images: str | None = option(None, "Its image folder or .tar file.")
-    validation_annotations: str | None = option(None, "COCO keypoints file to evaluate on; none trains without.")
+    mpii_annotations: str | None = option(None, "COCO keypoints file of MPII, mixed with Human3.6M.")
+    mpii_images: str | None = option(None, "Its image folder or .tar file.")
+    validation_annotations: str | None = option(None, "File to evaluate on; none trains without.")
     validation_images: str | None = option(None, "Its image folder or .tar file.")
     keypoints: str | None = option(None, "Keypoint set: coco17, halpe19, a JSON file; by default that of the file.")
     extra_fields: list[str] = field(
@@ -45,9 +61,13 @@ class TopDownRecipe:
     frozen: list[str] = field(
         default_factory=list, metadata={"help": "Modules of the backbone that stay as they are, with their norms."}
     )
-    augmentation: Literal["none", "coco", "mmpose", "human36m", "full_rotation"] = option("coco", "Preset.")
+    augmentation: Literal["none", "coco", "mmpose", "human36m", "full_rotation"] = option(
+        "coco", "Preset; human36m for that data, the others for COCO's."
+    )
     image_size: list[int] = field(default_factory=lambda: [256, 192], metadata={"help": "Height and width of crops."})
-    first_image_size: list[int] | None = option(None, "Those of the first epochs.")
+    first_image_size: list[int] = field(
+        default_factory=list, metadata={"help": "Those of the first `first_epochs` epochs."}
+    )
     first_epochs: int = option(0, "Number of epochs with `first_image_size`.")
     box_padding: float = option(1.25, "Crop side over box side.")
     image_mean: list[float] = field(
@@ -79,14 +99,14 @@ class TopDownRecipe:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         for name in ("image_size", "first_image_size"):
             value = getattr(self, name)
-            if value is not None and (len(value) != 2 or min(value) < 1):
+            if value and (len(value) != 2 or min(value) < 1):
                 raise ValueError(f"`{name}` must be height and width, got {value}.")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"`learning_rate` must be positive, got {self.learning_rate}.")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"`average_decay` must be at least 0 and below 1, got {self.average_decay}.")
-        if self.first_epochs and self.first_image_size is None:
-            raise ValueError("`first_image_size` must be given where `first_epochs` is.")
+        if self.first_epochs and (not self.first_image_size or self.data == "human36m"):
+            raise ValueError("`first_epochs` needs `first_image_size`, and data in COCO's format.")
         if self.model is not None and (self.config is not None or self.backbone is not None):
             raise ValueError("`model` brings its configuration and backbone; leave out `config` and `backbone`.")
 
@@ -100,6 +120,11 @@ class TopDownRecipe:
             raise ValueError("`train_annotations` and `train_images` must name the data to train on.")
         if (self.validation_annotations is None) != (self.validation_images is None):
             raise ValueError("`validation_annotations` and `validation_images` must be given together.")
+        if (self.data == "human36m") != (self.augmentation == "human36m") and self.augmentation != "none":
+            raise ValueError(f"`augmentation` {self.augmentation!r} does not fit `data` {self.data!r}.")
+        return self._load_human36m() if self.data == "human36m" else self._load_coco()
+
+    def _load_coco(self) -> "TopDownData":
         keypoint_set = None if self.keypoints is None else read_keypoint_set(self.keypoints)
 
         def dataset(annotations: str, images: str) -> TopDownDataset:
@@ -110,7 +135,7 @@ class TopDownRecipe:
                 tuple(self.image_size),
                 self.box_padding,
                 self.extra_fields,
-                weigh_outside=self.augmentation != "mmpose",
+                drop_outside=self.augmentation == "mmpose",
                 keep_images=self.keep_images,
                 seed=self.seed,
             )
@@ -121,22 +146,63 @@ class TopDownRecipe:
             validation = dataset(self.validation_annotations, self.validation_images)
         if self.augmentation != "none":
             train.transform = getattr(TopDownAugmentation, self.augmentation)(train.keypoint_set)
+        return TopDownData(train.keypoint_set, train, self._trained_part(train), validation)
+
+    def _load_human36m(self) -> "TopDownData":
+        augmentation = None if self.augmentation == "none" else Human36MAugmentation()
+        options = {"size": tuple(self.image_size), "seed": self.seed}
+        train = Human36MDataset(
+            self.train_annotations,
+            self.train_images,
+            TRAIN_SUBJECTS,
+            box_padding=self.box_padding,
+            transform=augmentation,
+            **options,
+        )
+        if self.mpii_annotations is not None:
+            mpii = MPIIDataset(self.mpii_annotations, self.mpii_images, transform=augmentation, **options)
+            train = MixedPoseDataset(train, mpii, self.seed)
+        validation = None
+        if self.validation_annotations is not None:
+            validation = Human36MDataset(
+                self.validation_annotations,
+                self.validation_images,
+                TEST_SUBJECTS,
+                every=EVERY_TEST_FRAME,
+                box_padding=self.box_padding,
+                **options,
+            )
+        return TopDownData(HUMAN36M18, train, self._trained_part(train), validation)
+
+    def _trained_part(self, train: Dataset) -> Subset:
         count = min(self.limit or len(train), len(train) - self.hold_out)
         if count < self.batch_size:
-            raise ValueError(f"`batch_size` must be at most the number of training persons {count}.")
-        return TopDownData(train, Subset(train, range(count)), validation)
+            raise ValueError(
+                f"`batch_size` must be at most the number of training persons {count}, got {self.batch_size}."
+            )
+        return Subset(train, range(count))
+
+    def image_processor(self) -> RLEImageProcessor:
+        """What makes the same crops for inference."""
+        height, width = self.image_size
+        return RLEImageProcessor(
+            size={"height": height, "width": width},
+            image_mean=self.image_mean,
+            image_std=self.image_std,
+            box_padding=self.box_padding,
+        )
 
     def steps_per_epoch(self, data: "TopDownData") -> int:
         return len(data.subset) // self.batch_size
 
     def size_at(self, epoch: int) -> tuple[int, int]:
-        """Height and width of training crops."""
+        """Height and width of training crops in an epoch."""
         return tuple(self.first_image_size if epoch < self.first_epochs else self.image_size)
 
     def build_model(self, data: "TopDownData") -> RLEForPoseEstimation:
         """The model to train, for the keypoints of the data."""
         torch.manual_seed(self.seed)
-        keypoint_set = data.train.keypoint_set
+        keypoint_set = data.keypoint_set
         described = {
             "id2label": dict(enumerate(keypoint_set.keypoints)),
             "label2id": {name: index for index, name in enumerate(keypoint_set.keypoints)},
@@ -206,14 +272,16 @@ class TopDownData:
     """What is trained and evaluated on.
 
     Args:
+        keypoint_set: Keypoints of the persons.
         train: The training file.
         subset: Its persons that are trained on.
         validation: Evaluation set, if any.
     """
 
-    train: TopDownDataset
+    keypoint_set: KeypointSet
+    train: Dataset
     subset: Subset
-    validation: TopDownDataset | None
+    validation: Dataset | None
 
 
 class ShuffledShare(Sampler):
@@ -280,26 +348,35 @@ def rename_efficientnet_lite(weights: dict[str, torch.Tensor]) -> dict[str, torc
 def evaluate(
     recipe: TopDownRecipe, data: TopDownData, model: RLEForPoseEstimation, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Share of the labelled keypoints that are closer than 0.1 and 0.2 of the longer side of the box."""
+    """PCK of the longer side of the box in 2-D, errors in millimetres in 3-D; each person is predicted once."""
     dataset = data.validation
-    own = Subset(dataset, range(accelerator.process_index, len(dataset), accelerator.num_processes))
+    own = range(accelerator.process_index, len(dataset), accelerator.num_processes)
     collator = TopDownCollator(recipe.image_mean, recipe.image_std)
-    loader = DataLoader(own, recipe.evaluation_batch_size, collate_fn=lambda items: (items, collator(items)))
-    was_training = model.training
+    batches = DataLoader(
+        Subset(dataset, own), recipe.evaluation_batch_size, collate_fn=lambda items: (items, collator(items))
+    )
     model.eval()
-    errors = []
-    for items, batch in loader:
-        batch = send_to_device(batch, model.device)
-        predicted = model(batch["pixel_values"].contiguous(memory_format=torch.channels_last)).keypoints
-        error = (predicted - batch["labels"]).cpu().numpy()[..., :2]
-        crops, boxes = (np.stack([item[name] for item in items]) for name in ("crop_box", "box"))
-        sides = (crops[:, 2:] - crops[:, :2])[:, None] / (boxes[:, 2:] - boxes[:, :2]).max(axis=1)[:, None, None]
-        distances = np.linalg.norm(error * sides, axis=-1)
-        errors.append(distances[batch["label_weights"].cpu().numpy()[..., 0] > 0])
-    if was_training:
-        recipe.train_mode(model)
-    distances = np.concatenate(gather_object(errors))
-    return {f"PCK@{radius}": float((distances < radius).mean()) for radius in PCK_RADII}
+    found = []
+    for items, batch in batches:
+        predicted = model(send_to_device(batch["pixel_values"], model.device)).keypoints.cpu().numpy()
+        boxes = np.stack([item["crop_box"] for item in items])
+        found += list(decode_keypoints(predicted, boxes, dataset.size))
+    recipe.train_mode(model)
+    poses = dict(gather_object(list(zip(own, found, strict=True))))
+    poses = np.stack([poses[index] for index in range(len(dataset))])
+    if recipe.data == "human36m":
+        evaluator = Human36MEvaluator(dataset.joints, dataset.cameras, dataset.actions)
+        poses[..., 2] *= model.config.depth_scale
+        for index, pose in enumerate(poses):
+            evaluator.update(index, pose)
+        return {name: float(value) for name, value in evaluator.compute().items()}
+    sides = (dataset.boxes[:, 2:] - dataset.boxes[:, :2]).max(axis=1)
+    return {
+        f"PCK@{radius}": percentage_of_correct_keypoints(
+            poses, dataset.keypoints[..., :2], dataset.keypoints[..., 2], sides, radius
+        )
+        for radius in PCK_RADII
+    }
 
 
 class TopDownRun:
@@ -330,6 +407,7 @@ class TopDownRun:
             self.history.append(entry)
             if accelerator.is_main_process:
                 model.save_pretrained(self.output_dir)
+                self.recipe.image_processor().save_pretrained(self.output_dir)
                 write_json({"history": self.history, "recipe": asdict(self.recipe)}, self.output_dir / METRICS_FILE)
                 figures = (f"{name} {value:.4g}" for name, value in entry.items() if name != "epoch")
                 print(f"epoch {entry['epoch']}: {', '.join(figures)}", flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import send_to_device
-from optimization import ExponentialMovingAverage
+from optimization import ExponentialMovingAverage, TensorClipping
 from pose_recipe import claim_output_dir, parse_arguments
 from top_down_recipe import TopDownData, TopDownRecipe, TopDownRun
 
@@ -27,10 +27,11 @@ def train(
     average = ExponentialMovingAverage(recipe.average_decay) if recipe.average_decay else None
     if average is not None:
         average.start(model)
+    clipping = TensorClipping(recipe.max_tensor_norm) if recipe.max_tensor_norm else None
     run = TopDownRun(recipe, data, output_dir)
     state_file, first_epoch = output_dir / "training_state.pt", 0
     if state_file.exists():
-        state = torch.load(state_file, map_location=accelerator.device, weights_only=True)
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
         first_epoch = state["epoch"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -43,17 +44,16 @@ def train(
     loss_sum, steps_summed, start = torch.zeros((), device=accelerator.device), 0, time.perf_counter()
     for epoch in range(first_epoch, recipe.epochs):
         data.train.set_epoch(epoch)
-        data.train.size = recipe.size_at(epoch)
+        if recipe.first_epochs:
+            data.train.size = recipe.size_at(epoch)
         loader.batch_sampler.set_epoch(epoch)
         for step, batch in enumerate(loader, start=epoch * steps):
             batch = send_to_device(batch, accelerator.device)
             loss = parallel_model(**batch).loss
             accelerator.backward(loss)
             loss_sum += loss.detach()
-            if recipe.max_tensor_norm:
-                for parameter in model.parameters():
-                    if parameter.grad is not None:
-                        torch.nn.utils.clip_grad_norm_(parameter, recipe.max_tensor_norm)
+            if clipping is not None:
+                clipping.clip(model)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()

@@ -1,7 +1,7 @@
 """Top-down pose data: one sample a person, cut out of the picture around its box, from annotations in COCO's format.
 
-The augmentations are those of RLE (arXiv 2107.11291), in 2-D and 3-D, those of MMPose's models of it, and one with every
-rotation, for people who do gymnastics. Mirroring, half bodies, scale and rotation change the affine map that cuts the
+The augmentations are those of RLE (arXiv 2107.11291) in 2-D, those of MMPose's models of it, and one with every rotation,
+for people who do gymnastics; those of 3-D models are in `human36m`. Mirroring, half bodies, scale and rotation change the affine map that cuts the
 crop, so that the picture is sampled once.
 """
 
@@ -15,11 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from ..keypoint_sets import KeypointSet, flip_permutation
-from ..models.rle.cropping_rle import boxes_to_center_scale, crop_matrices, warp_crops
+from ..models.rle.cropping_rle import (
+    boxes_to_center_scale,
+    center_scale_to_boxes,
+    clip_ground_truth_boxes,
+    crop_matrices,
+    encode_keypoints,
+    warp_crops,
+)
 from .keypoints import _keypoint_set_of, _read_json, _select_categories, _to_rgb
 
 
@@ -96,7 +103,7 @@ class TopDownDataset(Dataset):
         box_padding: Crop side over box side.
         extra_fields: Further fields of annotations with keypoints, named by the field of equal name in the category.
         transform: Called as `transform(sample, generator)` with a `PersonSample`, returns one; `TopDownAugmentation`.
-        weigh_outside: Whether labelled keypoints outside the crop count; MMPose leaves them out.
+        drop_outside: Whether keypoints outside the crop have weight 0, as MMPose has it; as published they count.
         keep_images: Whether decoded pictures stay in memory.
         seed: With the epoch and the index it seeds the generator of a sample. Call `set_epoch` for new ones each epoch.
 
@@ -113,7 +120,7 @@ class TopDownDataset(Dataset):
         box_padding: float = 1.25,
         extra_fields: Sequence[str] = (),
         transform: Callable | None = None,
-        weigh_outside: bool = True,
+        drop_outside: bool = False,
         keep_images: bool = False,
         seed: int = 0,
     ):
@@ -124,10 +131,11 @@ class TopDownDataset(Dataset):
         self.size = tuple(size)
         self.box_padding = box_padding
         self.transform = transform
-        self.weigh_outside = weigh_outside
+        self.drop_outside = drop_outside
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._pictures: dict[str, np.ndarray] | None = {} if keep_images else None
+        self._sizes: dict[str, tuple[int, int]] = {}
         pictures = {image["id"]: image for image in data["images"]}
         fields = ("keypoints", *extra_fields)
         rows = {category["id"]: self._rows(category, fields) for category in self.categories}
@@ -136,13 +144,18 @@ class TopDownDataset(Dataset):
             if annotation.get("category_id") not in rows or annotation.get("iscrowd"):
                 continue
             where = f"`annotations[{position}]` of `annotation_file`"
-            if annotation.get("image_id") not in pictures:
-                raise ValueError(f"{where} has image_id {annotation.get('image_id')!r}, which no image has.")
+            picture = pictures.get(annotation.get("image_id"))
+            if picture is None or not {"file_name", "width", "height"} <= set(picture):
+                raise ValueError(
+                    f"{where} must have the 'image_id' of one of the images, which must have 'file_name', 'width' and "
+                    f"'height', got {annotation.get('image_id')!r} of {picture!r}."
+                )
             person = self._keypoints_of(annotation, fields, rows[annotation["category_id"]], where)
-            box = self._box_of(annotation, pictures[annotation["image_id"]], where)
+            box = self._box_of(annotation, picture, where)
             if (person[:, 2] > 0).any() and (box[2:] > box[:2]).all() and annotation.get("area", 1) > 0:
                 self.annotations.append(annotation)
-                self.file_names.append(pictures[annotation["image_id"]]["file_name"])
+                self._sizes[picture["file_name"]] = picture["width"], picture["height"]
+                self.file_names.append(picture["file_name"])
                 keypoints.append(person)
                 boxes.append(box)
         if not boxes:
@@ -155,7 +168,9 @@ class TopDownDataset(Dataset):
         rows = []
         for name in fields:
             if not category.get(name):
-                raise ValueError(f"`annotation_file` must name the keypoints of {name!r} in its category, but does not.")
+                raise ValueError(
+                    f"`annotation_file` must name the keypoints of {name!r} in its category, but does not."
+                )
             rows.append(np.array([index_of.get(keypoint, -1) for keypoint in category[name]]))
         return rows
 
@@ -167,18 +182,17 @@ class TopDownDataset(Dataset):
             if values.shape != (3 * len(targets),):
                 raise ValueError(f"{where} must have {3 * len(targets)} numbers in {name!r}, got {values.size}.")
             person[targets[targets >= 0]] = values.reshape(-1, 3)[targets >= 0]
-        if not np.isfinite(person[person[:, 2] > 0]).all():
-            raise ValueError(f"{where} must have finite keypoints where they are labelled.")
+        if not np.isin(person[:, 2], (0, 1, 2)).all() or not np.isfinite(person[person[:, 2] > 0]).all():
+            raise ValueError(f"{where} must have finite x and y, and v = 0, 1 or 2, for each keypoint.")
         return person
 
     def _box_of(self, annotation: dict, picture: dict, where: str) -> np.ndarray:
         """(4,) corners of a ground-truth box, one pixel smaller and cut to the picture, as published."""
-        box = np.asarray(annotation.get("bbox"), dtype=np.float64)
-        if box.shape != (4,) or not np.isfinite(box).all():
-            raise ValueError(f"{where} must have a 'bbox' of 4 numbers, got {annotation.get('bbox')!r}.")
-        limits = np.array([picture["width"], picture["height"]]) - 1
-        corners = np.stack([box[:2], box[:2] + np.maximum(box[2:] - 1, 0)])
-        return corners.clip(0, limits).reshape(4)
+        box = annotation.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not np.isfinite(box).all():
+            raise ValueError(f"{where} must have 4 numbers x, y, width, height in 'bbox', got {box!r}.")
+        boxes, _ = clip_ground_truth_boxes(np.array([box]), (picture["height"], picture["width"]))
+        return boxes[0]
 
     def set_epoch(self, epoch: int):
         """Set the epoch, which seeds the transform."""
@@ -193,11 +207,18 @@ class TopDownDataset(Dataset):
         if self._pictures is not None and name in self._pictures:
             return self._pictures[name]
         try:
-            picture = np.asarray(_to_rgb(Image.open(io.BytesIO(self._read(name)))))
+            image = Image.open(io.BytesIO(self._read(name)))
+            if image.size != self._sizes[name]:  # as it was annotated, which its size tells
+                image = ImageOps.exif_transpose(image)
+            picture = np.asarray(_to_rgb(image))
         except FileNotFoundError:
             raise ValueError(f"`images` lacks {name!r}.") from None
         except (OSError, SyntaxError) as error:
             raise ValueError(f"{name!r} cannot be read as an image: {error}") from error
+        if picture.shape[1::-1] != self._sizes[name]:
+            raise ValueError(
+                f"{name!r} has (width, height) {picture.shape[1::-1]}, but `annotation_file` says {self._sizes[name]}."
+            )
         if self._pictures is not None:
             self._pictures[name] = picture
         return picture
@@ -215,57 +236,43 @@ class TopDownDataset(Dataset):
         sample = self.sample(index)
         if self.transform is not None:
             sample = self.transform(sample, np.random.default_rng((self.seed, int(self._epoch), index)))
-        item = crop_sample(sample, self.size, self.weigh_outside)
+        item = crop_sample(sample, self.size, self.drop_outside)
         return {**item, "box": self.boxes[index].astype(np.float32)}
 
 
 def crop_sample(
-    sample: PersonSample, size: tuple[int, int], weigh_outside: bool = True, depth_scale: float = 2000.0
+    sample: PersonSample, size: tuple[int, int], drop_outside: bool = False, depth_scale: float = 2000.0
 ) -> dict[str, np.ndarray]:
     """Cut a person out of its picture: `crop`, `labels`, `label_weights`, `crop_box` of an item.
 
     Args:
         sample: The person.
         size: Height and width of the crop.
-        weigh_outside: Whether labelled keypoints outside the crop count. In 3-D they never do, as published.
+        drop_outside: Whether keypoints outside the crop have weight 0. In 3-D they always have, as published.
         depth_scale: Millimetres per unit of depth.
     """
-    height, width = size
-    matrix = crop_matrices(sample.center[None], sample.scale[None], np.array([sample.rotation]), size)
+    matrices = crop_matrices(sample.center[None], sample.scale[None], np.array([sample.rotation]), size)
     image = sample.image
     if sample.visible_box is not None:
         left, top, right, bottom = sample.visible_box.astype(int)
         shown, image = image, np.zeros_like(image)
         image[top:bottom, left:right] = shown[top:bottom, left:right]
-    crop = warp_crops(image, matrix, size)[0]
+    (crop,) = warp_crops(image, matrices, size)
     for change in sample.after_crop:
-        crop = change(crop, matrix[0])
-    labels = np.array(sample.keypoints, dtype=np.float64)
-    labels[:, :2] = labels[:, :2] @ matrix[0, :, :2].T + matrix[0, :, 2]
-    labels[:, :2] = labels[:, :2] / (width, height) - 0.5
-    weights = np.array(sample.weights)
-    if labels.shape[1] == 3:
-        labels[:, 2] /= depth_scale
-        weights[(np.abs(labels) > 0.5).any(axis=1)] = 0
-    elif not weigh_outside:
-        pixels = (labels + 0.5) * (width, height)
-        weights[((pixels < 0) | (pixels > (width - 1, height - 1))).any(axis=1)] = 0
-    labels[weights == 0] = 0
-    center, half = np.asarray(sample.center), np.asarray(sample.scale) / 2
-    return {
-        "crop": crop,
-        "labels": labels.astype(np.float32),
-        "label_weights": weights.astype(np.float32),
-        "crop_box": np.concatenate([center - half, center + half]).astype(np.float32),
-    }
+        crop = change(crop, matrices[0])
+    labels, weights = encode_keypoints(
+        sample.keypoints[None], sample.weights[None], matrices, size, depth_scale, drop_outside or None
+    )
+    crop_box = center_scale_to_boxes(sample.center, sample.scale)
+    return {"crop": crop, "labels": labels[0], "label_weights": weights[0], "crop_box": crop_box}
 
 
 @dataclass(frozen=True)
 class TopDownAugmentation:
     """Random changes of a `PersonSample`: half body, shift, scale, rotation, mirroring, occlusion, colour.
 
-    `TopDownAugmentation.coco(keypoint_set)` is the published one of 2-D models, `.human36m` that of 3-D models, `.mmpose`
-    MMPose's, and `.full_rotation` that of this package's default model.
+    `TopDownAugmentation.coco(keypoint_set)` is the published one, `.mmpose(keypoint_set)` MMPose's, and
+    `.full_rotation(keypoint_set)` that of this package's default model.
 
     Args:
         keypoint_set: Keypoints of the samples; their names tell upper from lower body.
@@ -278,20 +285,18 @@ class TopDownAugmentation:
         shift_probability: Probability of a shift.
         scale_range: Least and greatest factor of the crop size.
         scale_probability: Probability of that factor.
-        scale_distribution: "uniform" in the range or "normal", clipped to it.
-        scale_spread: Mean and standard deviation of the normal distribution.
         rotation_limit: Largest angle in degrees.
         rotation_probability: Probability of a rotation.
-        rotation_distribution: "uniform" or "normal" with standard deviation `rotation_limit / 2`, clipped.
         any_rotation_probability: Probability of a rotation by any angle in place of the former.
+        distribution: Of shift, scale and rotation between their limits: "uniform", or "truncated_normal", a normal
+            distribution whose deviation is half the range, cut at the limits.
         truncation_probability: Probability that all but the half body is hidden, where the crop is one of a half body;
             hidden keypoints then have weight 0.
         erase_probability: Probability of each of `erase_count` rectangles of noise in the crop.
         erase_count: Number of rectangles.
         erase_area: Largest area of a rectangle over that of the crop.
         background_probability: Probability that what lies outside the picture is filled by some texture, not black.
-        channel_gain: Largest relative change of each colour channel.
-        color_probability: Probability of a change of contrast, brightness and gamma.
+        color_probability: Probability of a change of gamma, contrast, brightness and of each channel.
     """
 
     keypoint_set: KeypointSet
@@ -304,27 +309,23 @@ class TopDownAugmentation:
     shift_probability: float = 0.0
     scale_range: tuple[float, float] = (0.75, 1.25)
     scale_probability: float = 1.0
-    scale_distribution: str = "uniform"
-    scale_spread: tuple[float, float] = (1.0, 0.25)
     rotation_limit: float = 45.0
     rotation_probability: float = 0.5
-    rotation_distribution: str = "uniform"
     any_rotation_probability: float = 0.0
+    distribution: str = "uniform"
     truncation_probability: float = 0.0
     erase_probability: float = 0.0
     erase_count: int = 1
     erase_area: float = 0.7
     background_probability: float = 0.0
-    channel_gain: float = 0.0
     color_probability: float = 0.0
 
     def __post_init__(self):
         for name in self.__dataclass_fields__:
             if name.endswith("_probability") and not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be from 0 to 1, got {getattr(self, name)}.")
-        for name in ("scale_distribution", "rotation_distribution"):
-            if getattr(self, name) not in ("uniform", "normal"):
-                raise ValueError(f"`{name}` must be 'uniform' or 'normal', got {getattr(self, name)!r}.")
+        if self.distribution not in ("uniform", "truncated_normal"):
+            raise ValueError(f"`distribution` must be 'uniform' or 'truncated_normal', got {self.distribution!r}.")
         if not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ValueError(f"`scale_range` must be (least, greatest) positive factors, got {self.scale_range}.")
 
@@ -332,22 +333,6 @@ class TopDownAugmentation:
     def coco(cls, keypoint_set: KeypointSet) -> "TopDownAugmentation":
         """That of the published 2-D model of COCO."""
         return cls(keypoint_set)
-
-    @classmethod
-    def human36m(cls, keypoint_set: KeypointSet) -> "TopDownAugmentation":
-        """That of the published 3-D model of Human3.6M and MPII."""
-        return cls(
-            keypoint_set,
-            half_body_probability=0.0,
-            scale_range=(0.7, 1.3),
-            scale_distribution="normal",
-            scale_spread=(1.0, 0.3),
-            rotation_limit=60.0,
-            rotation_probability=0.6,
-            rotation_distribution="normal",
-            erase_probability=1.0,
-            channel_gain=0.2,
-        )
 
     @classmethod
     def mmpose(cls, keypoint_set: KeypointSet, half_body: bool = True) -> "TopDownAugmentation":
@@ -361,26 +346,25 @@ class TopDownAugmentation:
             shift_probability=0.3 * half_body,
             scale_range=(0.5, 1.5),
             scale_probability=0.6,
-            scale_distribution="normal",
             rotation_limit=80.0,
             rotation_probability=0.6,
-            rotation_distribution="normal",
+            distribution="truncated_normal",
         )
 
     @classmethod
     def full_rotation(cls, keypoint_set: KeypointSet) -> "TopDownAugmentation":
-        """That of the default model: half of the samples by any angle, half like people who stand."""
+        """That of the default model: two of five samples by any angle, the others like people who stand."""
         return cls(
             keypoint_set,
-            half_body_probability=0.25,
-            shift=0.1,
+            half_body_probability=0.2,
+            shift=0.06,
             shift_probability=1.0,
-            scale_range=(0.75, 1.3),
+            scale_range=(0.75, 1.25),
             rotation_limit=45.0,
             rotation_probability=0.7,
-            any_rotation_probability=0.5,
+            any_rotation_probability=0.4,
             truncation_probability=0.5,
-            erase_probability=0.3,
+            erase_probability=0.2,
             erase_count=2,
             erase_area=0.12,
             background_probability=0.5,
@@ -393,15 +377,16 @@ class TopDownAugmentation:
         if sample.visible.sum() >= self.half_body_keypoints and generator.random() < self.half_body_probability:
             sample = self._half_body(sample, generator)
         if generator.random() < self.shift_probability:
-            shift = self._draw(generator, self.shift, "uniform" if self.shift_probability == 1 else "normal", 2)
+            shift = self.shift * self._draw(generator, 2)
             sample = replace(sample, center=(sample.center + shift * sample.scale).astype(np.float32))
         if generator.random() < self.scale_probability:
-            sample = replace(sample, scale=(sample.scale * self._factor(generator)).astype(np.float32))
+            least, greatest = self.scale_range
+            factor = (least + greatest) / 2 + (greatest - least) / 2 * self._draw(generator, 1)
+            sample = replace(sample, scale=(sample.scale * factor).astype(np.float32))
         if generator.random() < self.any_rotation_probability:
             sample = replace(sample, rotation=generator.uniform(-180, 180))
         elif generator.random() < self.rotation_probability:
-            angle = self._draw(generator, self.rotation_limit, self.rotation_distribution, 1)[0]
-            sample = replace(sample, rotation=float(angle))
+            sample = replace(sample, rotation=self.rotation_limit * float(self._draw(generator, 1)[0]))
         if generator.random() < self.flip_probability:
             sample = mirror_sample(sample, self.keypoint_set.flip_pairs)
         if generator.random() < self.background_probability:
@@ -409,19 +394,18 @@ class TopDownAugmentation:
         for _ in range(self.erase_count):
             if generator.random() < self.erase_probability:
                 sample.after_crop.append(Erase(self.erase_area, generator))
-        if self.channel_gain or generator.random() < self.color_probability:
-            sample.after_crop.append(Color(self.channel_gain, generator))
+        if generator.random() < self.color_probability:
+            sample.after_crop.append(Color(generator))
         return sample
 
-    def _draw(self, generator: np.random.Generator, limit: float, distribution: str, count: int) -> np.ndarray:
-        if distribution == "uniform":
-            return generator.uniform(-limit, limit, count)
-        return (generator.normal(size=count) * limit / 2).clip(-limit, limit)
-
-    def _factor(self, generator: np.random.Generator) -> float:
-        if self.scale_distribution == "uniform":
-            return generator.uniform(*self.scale_range)
-        return float(np.clip(generator.normal(*self.scale_spread), *self.scale_range))
+    def _draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        """(count,) numbers from -1 to 1."""
+        if self.distribution == "uniform":
+            return generator.uniform(-1, 1, count)
+        values = generator.normal(size=count)
+        while (outside := np.abs(values) > 1).any():
+            values[outside] = generator.normal(size=outside.sum())
+        return values
 
     def _half_body(self, sample: PersonSample, generator: np.random.Generator) -> PersonSample:
         """A crop around the upper or the lower body, if it has enough keypoints."""
@@ -535,20 +519,14 @@ class Erase:
 
 
 class Color:
-    """Changes contrast, brightness, gamma and each channel by a table of 256 values a channel."""
+    """Changes gamma, contrast, brightness and each channel, by a table of 256 values a channel."""
 
-    def __init__(self, channel_gain: float, generator: np.random.Generator):
-        values = np.arange(256, dtype=np.float64)
-        if channel_gain:  # as published in 3-D: each channel by its own factor, cut to a byte
-            gains = generator.uniform(1 - channel_gain, 1 + channel_gain, 3)
-            table = values[:, None] * gains
-        else:
-            gamma = np.exp(generator.uniform(-0.3, 0.3))
-            contrast, brightness = generator.uniform(0.7, 1.3), generator.uniform(-30, 30)
-            gains = generator.uniform(0.9, 1.1, 3)
-            table = ((values / 255) ** gamma * 255 - 128) * contrast + 128 + brightness
-            table = table[:, None] * gains
-        self.table = table.clip(0, 255).astype(np.uint8)
+    def __init__(self, generator: np.random.Generator):
+        gamma = np.exp(generator.uniform(-0.3, 0.3))
+        contrast, brightness = generator.uniform(0.7, 1.3), generator.uniform(-30, 30)
+        gains = generator.uniform(0.9, 1.1, 3)
+        table = ((np.arange(256) / 255) ** gamma * 255 - 128) * contrast + 128 + brightness
+        self.table = (table[:, None] * gains).clip(0, 255).astype(np.uint8)
 
     def __call__(self, crop: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         """The crop with other colours."""
