@@ -14,6 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/hvmodels predict --plot outputs/demo_forecast.png
+	$(BIN)/hvmodels predict --task pose-estimation --plot outputs/demo_pose.jpg
 
 test: setup
 	$(BIN)/python -m pytest

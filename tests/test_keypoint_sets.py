@@ -8,6 +8,8 @@ from hvmodels.keypoint_sets import (
     KEYPOINT_SETS,
     MPII16,
     KeypointSet,
+    canonical_name,
+    find_keypoint_set,
     infer_flip_pairs,
 )
 
@@ -47,6 +49,20 @@ def test_known_sets_have_the_published_sizes():
 )
 def test_flip_pairs_follow_from_names(names, pairs):
     assert KeypointSet.from_names(names).flip_pairs == pairs
+
+
+def test_one_spelling_for_every_name():
+    for name in ("L_Shoulder", "leftShoulder", "left shoulder", "LEFT-SHOULDER", "left_shoulder"):
+        assert canonical_name(name) == "left_shoulder"
+    assert canonical_name("Nose") == "nose" and canonical_name("LElbow") == "lelbow"  # no word of its own
+
+
+def test_sets_are_found_by_the_names_of_their_keypoints():
+    for known in KEYPOINT_SETS.values():
+        assert find_keypoint_set(known.keypoints) is known
+    assert find_keypoint_set([name.replace("left", "L").title() for name in COCO17.keypoints]) is COCO17
+    assert find_keypoint_set(COCO17.keypoints[::-1]) is find_keypoint_set(COCO17.keypoints[:5]) is None
+    assert find_keypoint_set(()) is None
 
 
 @pytest.mark.parametrize(

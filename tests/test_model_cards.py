@@ -9,8 +9,9 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import hvmodels
-from hvmodels import EDPoseForPoseEstimation, EDPoseImageProcessor
+from hvmodels import EDPoseForPoseEstimation, EDPoseImageProcessor, RLEConfig, RLEForPoseEstimation
 from hvmodels.methods import METHODS, TASKS
+from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
 from tests.tiny_models import tiny_ed_pose_config
 
 
@@ -29,6 +30,8 @@ ED_POSE_CARDS = {
         "swinl-5scale-crowdpose",
     )
 }
+ORIGINAL_RLE_CARDS = {"rle-r50-coco", "rle-r50-h36m"}
+MMPOSE_RLE_CARDS = {"rle-resnet-coco-mmpose", "rle-mobilenetv2-coco-mmpose", "rle-r50-mpii-mmpose"}
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -42,8 +45,13 @@ def ed_pose_card(request):
     return ModelCard.load(FOLDER / f"{request.param}.md")
 
 
-def test_every_published_ed_pose_model_has_a_card():
-    assert {path.stem for path in CARDS} >= ED_POSE_CARDS
+@pytest.fixture(params=sorted(ORIGINAL_RLE_CARDS | MMPOSE_RLE_CARDS))
+def rle_card(request):
+    return request.param, ModelCard.load(FOLDER / f"{request.param}.md")
+
+
+def test_every_published_model_has_a_card():
+    assert {path.stem for path in CARDS} >= ED_POSE_CARDS | ORIGINAL_RLE_CARDS | MMPOSE_RLE_CARDS
 
 
 def test_metadata(card):
@@ -118,5 +126,64 @@ def test_snippets_of_ed_pose_run(ed_pose_card, tiny_model, tmp_path, monkeypatch
     Path(name).symlink_to(tiny_model)
     Image.new("RGB", (80, 60), "grey").save("picture.jpg")
     for snippet in CODE.findall(ed_pose_card.text):
+        exec(compile(snippet, "snippet", "exec"), {})
+    assert Path("poses.png").is_file()
+
+
+def test_figures_of_rle_are_in_the_text_with_their_source(rle_card):
+    name, card = rle_card
+    tables = [line.strip("| ").split(" | ") for line in card.text.splitlines() if line.startswith("| ")]
+    figures = {(head, cell) for table in tables[:1] for row in tables for head, cell in zip(table, row, strict=False)}
+    source = (
+        "https://arxiv.org/abs/2107.11291" if name in ORIGINAL_RLE_CARDS else "https://github.com/open-mmlab/mmpose"
+    )
+    assert card.data.eval_results
+    for result in card.data.eval_results:
+        assert result.source_url.startswith(source)
+        assert "not measured again" in result.metric_name
+        assert (result.metric_type, str(result.metric_value)) in figures
+        assert tables[0][0] == result.dataset_name
+
+
+def test_licence_of_rle(rle_card):
+    """The authors state none, so that nobody may pass their weights on; MMPose does."""
+    name, card = rle_card
+    if name in ORIGINAL_RLE_CARDS:
+        assert (card.data.license, card.data.license_name) == ("other", "no-licence-stated")
+        assert "**no licence file**" in card.text
+        assert "Do not pass the weights on" in card.text
+    else:
+        assert card.data.license == "apache-2.0"
+
+
+@pytest.fixture(scope="module")
+def tiny_rle_models(tmp_path_factory):
+    """Folders of models in miniature, by the number of coordinates."""
+    backbone = {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [16, 16, 16, 16],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "out_features": ["stage4"],
+    }
+    folders = {}
+    for keypoint_dim in (2, 3):
+        folders[keypoint_dim] = tmp_path_factory.mktemp("cards") / "model"
+        RLEForPoseEstimation(RLEConfig(backbone_config=backbone, keypoint_dim=keypoint_dim)).save_pretrained(
+            folders[keypoint_dim]
+        )
+        RLEImageProcessor(size={"height": 64, "width": 48}).save_pretrained(folders[keypoint_dim])
+    return folders
+
+
+@pytest.mark.usefixtures("auto_image_processor")
+def test_snippets_of_rle_run(rle_card, tiny_rle_models, tmp_path, monkeypatch):
+    _, card = rle_card
+    monkeypatch.chdir(tmp_path)
+    [folder] = set(re.findall(r"^hvmodels convert rle \S+ (\S+)$", card.text, re.MULTILINE))
+    Path(folder).symlink_to(tiny_rle_models[3 if "3d" in card.data.tags else 2])
+    Image.new("RGB", (320, 400), "grey").save("picture.jpg")
+    for snippet in CODE.findall(card.text):
         exec(compile(snippet, "snippet", "exec"), {})
     assert Path("poses.png").is_file()

@@ -14,7 +14,7 @@ from transformers import AutoConfig, pipeline
 from transformers.utils import logging
 
 from .methods import METHODS, TASKS, default_model, method_of
-from .pipelines.pipeline_pose_estimation import IMAGE_SUFFIXES
+from .pipelines.pipeline_pose_estimation import DETECTOR_NMS_THRESHOLD, IMAGE_SUFFIXES
 
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 EXAMPLE_SERIES = "assets/air_passengers.csv"
+EXAMPLE_PICTURE = "grace_hopper.jpg"
 
 
 @app.command("list")
@@ -61,7 +62,7 @@ def predict(
         str | None,
         typer.Argument(
             help="CSV file of a series with one row a time step, an embedded example if absent; "
-            "or, for poses, an image, a folder of images, or a URL."
+            "or, for poses, an image, a folder of images, or a URL, a portrait from matplotlib if absent."
         ),
     ] = None,
     model: Annotated[
@@ -85,7 +86,38 @@ def predict(
     nms_threshold: Annotated[
         float | None, typer.Option(help="Poses: drop persons that are more similar (OKS) to one of higher score.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Poses: images at a time.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Poses: images at a time; crops of persons for top-down models.")
+    ] = None,
+    boxes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Poses by top-down models: a person's box as x,y,width,height in pixels, repeated for more persons; or a "
+            "JSON file of a list of such boxes, for a folder of an object of such lists by file name. "
+            "Without boxes and detector the whole picture is one box."
+        ),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Poses by top-down models: folder or repository of the object-detection model for the boxes."
+        ),
+    ] = None,
+    detector_threshold: Annotated[
+        float | None, typer.Option(help="Poses: least score of the detector's boxes; 0.3 if absent.")
+    ] = None,
+    keypoint_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Poses: draw only keypoints of a higher confidence, or score if they have none; 0 if absent."
+        ),
+    ] = None,
+    flip_test: Annotated[
+        bool | None,
+        typer.Option(
+            help="Poses by top-down models: average with the mirrored crops, in twice the time.", show_default=False
+        ),
+    ] = None,
 ):
     """Forecast a series, in its own units and dates; or find the persons in images and their keypoints."""
     series_options = {"prediction_length": prediction_length, "period": period, "missing_values": missing_values}
@@ -94,12 +126,16 @@ def predict(
         "top_k": top_k,
         "nms_threshold": nms_threshold,
         "batch_size": batch_size,
+        "boxes": boxes or None,
+        "detector": detector,
+        "detector_threshold": detector_threshold,
+        "flip_test": flip_test,
     }
     if _task_of(task, model, data) == "pose-estimation":
         _refuse("pose-estimation", series_options)
-        _predict_poses(data, model, output, plot, pose_options)
+        _predict_poses(data, model, output, plot, keypoint_threshold or 0.0, pose_options)
         return
-    _refuse("time-series-forecasting", pose_options)
+    _refuse("time-series-forecasting", {**pose_options, "keypoint_threshold": keypoint_threshold})
     if data is None:
         data, prediction_length = files("hvmodels") / EXAMPLE_SERIES, prediction_length or 24
         typer.echo("Embedded example: monthly airline passengers 1949-1960, in thousands (Box and Jenkins, series G).")
@@ -140,12 +176,23 @@ def describe_report(report: dict[str, Any]) -> str:
     )
 
 
-def _predict_poses(data: str | None, model: str | None, output: Path | None, plot: Path | None, options: dict):
+def _predict_poses(
+    data: str | None,
+    model: str | None,
+    output: Path | None,
+    plot: Path | None,
+    keypoint_threshold: float,
+    options: dict,
+):
     from .pipelines.pipeline_pose_estimation import image_files, read_image
     from .visualization.poses import draw_poses
 
-    if data is None or model is None:
-        raise ValueError("pose-estimation needs an image (or a folder, or a URL) and `--model`.")
+    model = model or default_model("pose-estimation")
+    if data is None:
+        data = example_picture()
+        typer.echo(
+            "Example picture: portrait of Grace Hopper (US Navy, public domain), from matplotlib's sample data."
+        )
     is_folder = "://" not in data and Path(data).is_dir()
     sources = image_files(data) if is_folder else [data]
     names = [Path(urlsplit(str(source)).path).name for source in sources]
@@ -154,6 +201,10 @@ def _predict_poses(data: str | None, model: str | None, output: Path | None, plo
         raise ValueError(f"`--plot` must be a folder for the pictures of a folder, got {str(plot)!r}.")
     estimator = pipeline("pose-estimation", model=model)
     options = {name: value for name, value in options.items() if value is not None}
+    if "boxes" in options:
+        options["boxes"] = _read_boxes(options["boxes"], names, is_folder)
+    elif estimator.is_top_down and "detector" not in options:
+        typer.echo("The whole picture is the box of one person; --boxes or --detector look closer.")
     found = {}
     for source, name, persons in zip(sources, names, estimator(iter(sources), **options), strict=True):
         found[name] = persons
@@ -162,7 +213,9 @@ def _predict_poses(data: str | None, model: str | None, output: Path | None, plo
         if plot is not None:
             target = plot if plot_is_file else plot / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            drawn = draw_poses(read_image(source), persons, getattr(estimator.model.config, "keypoint_links", None))
+            drawn = draw_poses(
+                read_image(source), persons, estimator.keypoint_links, keypoint_threshold=keypoint_threshold
+            )
             drawn.save(target, quality=95)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -170,6 +223,49 @@ def _predict_poses(data: str | None, model: str | None, output: Path | None, plo
         typer.echo(f"Wrote {output}")
     if plot is not None:
         typer.echo(f"Wrote {plot}")
+
+
+def example_picture() -> str:
+    """Path of a photograph that is on every machine with matplotlib.
+
+    Raises:
+        ImportError: Without matplotlib.
+    """
+    try:
+        from matplotlib.cbook import get_sample_data
+    except ImportError as error:
+        raise ImportError(
+            "The example picture is part of matplotlib: `pip install hvmodels[viz]`, or name a picture."
+        ) from error
+    return str(get_sample_data(EXAMPLE_PICTURE, asfileobj=False))
+
+
+def _read_boxes(given: list[str], names: list[str], is_folder: bool) -> list[list]:
+    """The boxes of each picture, as `--boxes` has them."""
+    if any(value.lower().endswith(".json") for value in given):
+        if len(given) > 1:
+            raise ValueError(f"`--boxes` must be one JSON file, or boxes; got {given}.")
+        boxes = json.loads(Path(given[0]).read_text(encoding="utf-8"))
+        if isinstance(boxes, dict) or is_folder:
+            missing = [name for name in names if not isinstance(boxes, dict) or name not in boxes]
+            if missing:
+                raise ValueError(
+                    "`--boxes` of a folder must be a JSON object of lists of boxes by file name ([] for nobody); "
+                    f"{given[0]!r} has none for {missing[0]!r}."
+                )
+            return [boxes[name] for name in names]
+        return [boxes]
+    if is_folder:
+        raise ValueError("`--boxes` of a folder must be a JSON file, an object of lists of boxes by file name.")
+    boxes = []
+    for value in given:
+        numbers = value.split(",")
+        with suppress(ValueError):
+            numbers = [float(number) for number in numbers]
+        if len(numbers) != 4 or isinstance(numbers[0], str):
+            raise ValueError(f"`--boxes` must be x,y,width,height in pixels, or a JSON file, got {value!r}.")
+        boxes.append(numbers)
+    return [boxes]
 
 
 @app.command()
@@ -208,16 +304,33 @@ def evaluate(
     style: Annotated[
         str | None, typer.Option(help="Poses: coco or crowdpose; crowdpose if the images have a crowdIndex.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Poses: images at a time.")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Poses: images at a time; crops of persons for top-down models.")
+    ] = None,
+    detections: Annotated[
+        Path | None,
+        typer.Option(
+            help="Poses by top-down models: JSON file of a detector's boxes in COCO's format for results "
+            "(image_id, bbox, score); the annotated boxes if absent."
+        ),
+    ] = None,
+    flip_test: Annotated[
+        bool | None,
+        typer.Option(
+            help="Poses by top-down models: average with the mirrored crops, as the papers did; by default where possible.",
+            show_default=False,
+        ),
+    ] = None,
 ):
     """Print the paper's metrics of a model on a data set.
 
     Forecasts are measured in units of the training rows' deviation, poses by COCO's or CrowdPose's keypoint AP.
     """
-    if _task_of(None, model, str(data)) == "pose-estimation":
-        _evaluate_poses(model, data, images, style, batch_size)
+    pose_options = {"detections": detections, "flip_test": flip_test}
+    if _task_of(None, model, str(images or data)) == "pose-estimation":
+        _evaluate_poses(model, data, images, style, batch_size, **pose_options)
         return
-    _refuse("time-series-forecasting", {"images": images, "style": style})
+    _refuse("time-series-forecasting", {"images": images, "style": style, **pose_options})
     from .datasets.forecasting import BENCHMARKS, LongTermForecastingData
     from .hub import load_folder
     from .metrics.forecasting import evaluate_forecaster
@@ -245,8 +358,16 @@ def evaluate(
     typer.echo(json.dumps(metrics, indent=2))
 
 
-def _evaluate_poses(model: str, data: Path, images: Path | None, style: str | None, batch_size: int):
-    from .metrics.keypoints import KeypointEvaluator, evaluate_pose_estimator
+def _evaluate_poses(
+    model: str,
+    data: Path,
+    images: Path | None,
+    style: str | None,
+    batch_size: int | None,
+    detections: Path | None,
+    flip_test: bool | None,
+):
+    from .metrics.keypoints import KeypointEvaluator, evaluate_pose_estimator, read_detections
 
     if images is None:
         raise ValueError("pose-estimation needs `--images`, the folder of the annotated images.")
@@ -255,9 +376,31 @@ def _evaluate_poses(model: str, data: Path, images: Path | None, style: str | No
         has_crowd_index = any("crowdIndex" in image for image in annotations.get("images", ()))
         style = "crowdpose" if has_crowd_index else "coco"
     estimator = pipeline("pose-estimation", model=model, batch_size=batch_size)
-    sigmas = getattr(estimator.model.config, "keypoint_sigmas", None)
-    evaluator = KeypointEvaluator(annotations, sigmas, style)
-    typer.echo(json.dumps(evaluate_pose_estimator(estimator, evaluator, images), indent=2))
+    evaluator = KeypointEvaluator(annotations, _evaluation_sigmas(estimator, annotations), style)
+    if not estimator.is_top_down:
+        _refuse(f"{type(estimator.model).__name__}, which finds the persons itself", {"detections": detections})
+        options = {} if flip_test is None else {"flip_test": flip_test}
+        metrics = evaluate_pose_estimator(estimator, evaluator, images, **options)
+    else:
+        options = {"flip_test": estimator.supports_flip_test if flip_test is None else flip_test}
+        if detections is None:
+            boxes = {image_id: evaluator.person_boxes(image_id) for image_id in evaluator.images}
+        else:
+            boxes = read_detections(detections, evaluator)
+            if estimator.keypoint_sigmas is not None:
+                options["nms_threshold"] = DETECTOR_NMS_THRESHOLD
+        source = "annotated boxes" if detections is None else f"boxes of {detections}"
+        flipped = "with" if options["flip_test"] else "without"
+        typer.echo(f"{sum(map(len, boxes.values()))} {source}, {flipped} flip test", err=True)
+        metrics = evaluate_pose_estimator(estimator, evaluator, images, boxes, **options)
+    typer.echo(json.dumps(metrics, indent=2))
+
+
+def _evaluation_sigmas(estimator: Any, annotations: dict) -> list[float] | None:
+    """The model's own if its keypoints are those of the annotations; None, for those of the style, if it has more."""
+    sigmas, names = getattr(estimator.model.config, "keypoint_sigmas", None), estimator.keypoint_names
+    annotated = {len(category.get("keypoints") or ()) for category in annotations.get("categories", ())} - {0}
+    return None if annotated and len(names or sigmas or ()) not in annotated else sigmas
 
 
 @app.command()

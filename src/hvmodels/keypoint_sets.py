@@ -88,15 +88,30 @@ def flip_permutation(num_keypoints: int, flip_pairs: Iterable[tuple[int, int]]) 
 
 
 _OTHER_SIDE = {"left": "right", "l": "r", "right": "left", "r": "l"}
+_SPELLED_OUT = {"l": "left", "r": "right"}
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[\W_]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower())
 
 
 def infer_flip_pairs(keypoints: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """Pairs of names that differ in the words left and right only, such as `left_eye`, `right_eye` or `eye.L`, `eye.R`."""
-    separated = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower() for name in keypoints]
-    words = [tuple(re.split(r"[\W_]+", name)) for name in separated]
+    words = [tuple(_words(name)) for name in keypoints]
     index_of = {name: index for index, name in enumerate(words)}
     mirrored = [index_of.get(tuple(_OTHER_SIDE.get(word, word) for word in name)) for name in words]
     return tuple((index, other) for index, other in enumerate(mirrored) if other is not None and index < other)
+
+
+def canonical_name(name: str) -> str:
+    """One spelling for the names of a keypoint: `left_eye` for `L_Eye`, `leftEye` and `left eye`."""
+    return "_".join(_SPELLED_OUT.get(word, word) for word in _words(name))
+
+
+def find_keypoint_set(keypoints: Sequence[str]) -> KeypointSet | None:
+    """The set of the package that has these keypoints in this order, in any spelling; None if none has."""
+    names = tuple(canonical_name(name) for name in keypoints)
+    return next((known for known in KEYPOINT_SETS.values() if known.keypoints == names), None)
 
 
 COCO17 = KeypointSet(
@@ -310,6 +325,8 @@ __all__ = [
     "KEYPOINT_SETS",
     "MPII16",
     "KeypointSet",
+    "canonical_name",
+    "find_keypoint_set",
     "flip_permutation",
     "infer_flip_pairs",
 ]

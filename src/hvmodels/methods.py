@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import transformers
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -52,7 +53,8 @@ class Method:
         image_processor: Image processor class, if the method has one.
         task: Name of its pipeline task, if there is one.
         converter: `"module:function"` below `hvmodels.conversion`, loaded when needed.
-        checkpoint_types: Harmless types beside tensors that pickled checkpoints of the original hold.
+        checkpoint_types: Harmless types beside tensors that pickled checkpoints of the original hold; a pair gives the
+            name by which a pickle calls one.
     """
 
     name: str
@@ -66,7 +68,7 @@ class Method:
     image_processor: type | None = None
     task: str | None = None
     converter: str | None = None
-    checkpoint_types: tuple[type, ...] = ()
+    checkpoint_types: tuple[type | tuple[Callable, str], ...] = ()
 
     @property
     def auto_classes(self) -> dict[str, type]:
@@ -83,6 +85,18 @@ class Method:
         module, function = self.converter.split(":")
         return getattr(import_module(f"hvmodels.conversion.{module}"), function)
 
+
+# What pickled NumPy arrays and scalars of numbers consist of; NumPy 2 moved the functions that make them.
+NUMPY_ARRAYS = (
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(letter)) for letter in "?bhilqBHILQefd"},
+    *(
+        (make, f"numpy.{core}.multiarray.{make.__name__}")
+        for make in (np.ndarray(0).__reduce__()[0], np.float64(0).__reduce__()[0])
+        for core in ("core", "_core")
+    ),
+)
 
 TASKS = {
     task.name: task
@@ -143,6 +157,7 @@ METHODS = {
             heads={"AutoModelForPoseEstimation": rle.RLEForPoseEstimation},
             task="pose-estimation",
             converter="rle:convert",
+            checkpoint_types=NUMPY_ARRAYS,
         ),
     )
 }

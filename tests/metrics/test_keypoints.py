@@ -10,6 +10,7 @@ from hvmodels.metrics.keypoints import (
     KeypointEvaluator,
     match_greedily,
     percentage_of_correct_keypoints,
+    read_detections,
     regression_accuracy,
 )
 from hvmodels.metrics.oks import object_keypoint_similarity, oks_nms
@@ -172,6 +173,88 @@ def test_nobody_there_and_nothing_found(fixtures):
     assert set(evaluator.compute_boxes().values()) == {0.0}
     nobody = KeypointEvaluator({**truth, "annotations": []}, style="crowdpose")
     assert set(nobody.compute().values()) == {-1.0}
+
+
+def named_case(names):
+    """A case with named keypoints, and its results as the pose pipeline gives them."""
+    truth, results = random_case(0, len(names))
+    truth["categories"][0]["keypoints"] = list(names)
+    persons = {image["id"]: [] for image in truth["images"]}
+    for result in results:
+        points = np.reshape(result["keypoints"], (-1, 3)).tolist()
+        keypoints = [{"label": name, "x": x, "y": y} for name, (x, y, _) in zip(names, points, strict=True)]
+        persons[result["image_id"]].append({"score": result["score"], "keypoints": keypoints})
+    return truth, results, persons
+
+
+def test_keypoints_go_by_their_names():
+    """A model may have more keypoints than are annotated, in another order and spelling."""
+    truth, results, persons = named_case(COCO17.keypoints)
+    by_position, by_name = KeypointEvaluator(truth), KeypointEvaluator(truth)
+    by_position.add_results(results)
+    for image_id, found in persons.items():
+        for person in found:
+            for point in person["keypoints"]:
+                point["label"] = point["label"].replace("left", "L").replace("right", "R").title()
+            extra = {"label": "neck", "x": 1e4, "y": 1e4}
+            person["keypoints"] = [extra, *person["keypoints"][::-1], {**extra, "label": "head"}]
+        by_name.update(image_id, found)
+    assert found[0]["keypoints"][1]["label"] == "R_Ankle"
+    assert by_name.compute() == by_position.compute()
+    assert by_name.keypoint_order(reversed(COCO17.keypoints)) == list(range(16, -1, -1))
+    with pytest.raises(ValueError, match=r"no keypoints \['nose'\], which are annotated; it has \['left_eye'"):
+        by_name.keypoint_order(COCO17.keypoints[1:])
+
+
+def test_keypoints_of_other_names_go_by_their_place():
+    truth, results, persons = named_case(COCO17.keypoints)
+    expected, evaluator = KeypointEvaluator(truth), KeypointEvaluator(truth)
+    expected.add_results(results)
+    for image_id, found in persons.items():
+        for person in found:
+            for index, point in enumerate(person["keypoints"]):
+                point["label"] = f"keypoint_{index}"
+        evaluator.update(image_id, found)
+    assert evaluator.compute() == expected.compute()
+    with pytest.raises(ValueError, match="must have 17 keypoints"):
+        evaluator.update(0, [{"score": 0.5, "keypoints": found[0]["keypoints"][:14]}])
+
+
+def test_boxes_for_top_down_models():
+    """As HRNet and RLE read them: one row and column less, clipped; nobody without keypoints, no crowds."""
+    boxes = [[10, 20, 31, 41], [600, 450, 100, 100], [-5, -5, 11, 21], [5, 5, 1, 50], [639, 5, 50, 50]]
+    boxes += [[50, 50, 20, 20]] * 3
+    annotations = [
+        {"id": index, "image_id": 0, "category_id": 1, "bbox": box, "area": 100, "keypoints": [5, 5, 2] * 17}
+        for index, box in enumerate(boxes)
+    ]
+    annotations[5]["iscrowd"] = 1
+    annotations[6]["keypoints"] = [0, 0, 0] * 17
+    annotations[7]["area"] = 0
+    images = [{"id": 0, "width": 640, "height": 480}, {"id": 1}]
+    truth = {"images": images, "annotations": annotations, "categories": [{"id": 1}]}
+    evaluator = KeypointEvaluator(truth)
+    assert evaluator.person_boxes(0) == [(10, 20, 30, 40), (600, 450, 39, 29), (0, 0, 5, 15)]
+    assert evaluator.person_boxes(1) == []
+    del images[0]["width"]
+    assert KeypointEvaluator(truth).person_boxes(0)[1] == (600, 450, 99, 99)
+
+
+def test_detections(tmp_path):
+    truth, _ = random_case(0, 17)
+    evaluator = KeypointEvaluator(truth)
+    found = [{"image_id": 3, "bbox": [1, 2, 30, 40], "score": 0.7, "category_id": 1}]
+    found += [{**found[0], "category_id": 2}, {**found[0], "image_id": 999}, {**found[0], "image_id": 5}]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    boxes = read_detections(tmp_path / "found.json", evaluator)
+    assert boxes == read_detections(found, evaluator) and set(boxes) == set(evaluator.images)
+    expected = [{"box": {"xmin": 1, "ymin": 2, "xmax": 31, "ymax": 42}, "score": 0.7}]
+    assert {image_id: own for image_id, own in boxes.items() if own} == {3: expected, 5: expected}
+    for other in ([{"image_id": 3}], ["a"], [3]):
+        with pytest.raises(ValueError, match="`detections` must be a list of dicts"):
+            read_detections(other, evaluator)
+    with pytest.raises(ValueError, match="must have boxes of the annotated images"):
+        read_detections(found[1:3], evaluator)
 
 
 def test_crowdpose_without_crowd_index():

@@ -337,6 +337,16 @@ def test_ed_pose_by_task(ed_pose_folder, task):
     assert len(estimator(pictures[0], threshold=0.0, nms_threshold=0.0)) < 6
 
 
+@pytest.mark.parametrize("option", ["detector", "flip_test", "dataset_index", "detector_threshold", "detector_labels"])
+def test_one_stage_models_take_no_boxes(pose_pipeline, option):
+    assert not pose_pipeline.is_top_down
+    value = {"detector": list, "detector_threshold": 0.5, "detector_labels": ["person"]}.get(option, 1)
+    with pytest.raises(ValueError, match=f"`{option}` cannot be used: ColourModel finds the persons itself"):
+        pose_pipeline(picture(120), **{option: value})
+    with pytest.raises(ValueError, match="`boxes` cannot be used: ColourModel finds the persons itself"):
+        pose_pipeline(picture(120), boxes=[(0, 0, 10, 10)])
+
+
 def test_registered_under_both_names():
     assert TASKS["pose-estimation"].pipeline is PoseEstimationPipeline
     for name in ("pose-estimation", "keypoint-detection"):
@@ -345,4 +355,9 @@ def test_registered_under_both_names():
 
 
 def test_travels_in_one_folder():
-    assert sorted(collect_code([PoseEstimationPipeline])) == ["oks.py", "pipeline_pose_estimation.py"]
+    assert sorted(collect_code([PoseEstimationPipeline])) == [
+        "keypoint_sets.py",
+        "oks.py",
+        "person_boxes.py",
+        "pipeline_pose_estimation.py",
+    ]

@@ -57,6 +57,16 @@ def test_thresholds():
     np.testing.assert_array_equal(np.asarray(all_low), np.asarray(GREY))
 
 
+def test_confidence_goes_before_the_score():
+    unsure, sure = person(keypoint_scores=(0.9, 0.9, 0.1)), person(keypoint_scores=(0.9, 0.9, 0.1))
+    for index, value in enumerate((0.9, 0.2, 0.9)):
+        sure["keypoints"][index]["confidence"] = value
+    drawn = [draw_poses(GREY, [item], line_width=4, boxes=False, keypoint_threshold=0.5) for item in (unsure, sure)]
+    grey, right = (128, 128, 128), SIDE_COLOURS["right"]
+    assert [pixel(image, 60, 30) for image in drawn] == [right, grey]
+    assert [pixel(image, 60, 70) for image in drawn] == [grey, right]
+
+
 def test_higher_scores_are_on_top():
     first, second = person(score=0.9), person(score=0.4, label="right_shoulder")
     drawn = draw_poses(GREY, [first, second], LINKS, line_width=4)
@@ -75,6 +85,24 @@ def test_any_picture_and_persons_beyond_its_edge(size, mode):
     turned = {**person(), "box": {"xmin": 50, "ymin": 80, "xmax": 20, "ymax": 20}}
     assert draw_poses(image, [far, person(left=990), turned], LINKS).size == size
     assert draw_poses(image, []).getextrema() == ((0, 0),) * 3
+
+
+def test_sigmas():
+    uncertain = person()
+    uncertain["keypoints"][2]["sigma"] = 20.0
+    plain, drawn = (
+        draw_poses(GREY, [uncertain], line_width=4, boxes=False, scores=False, show_sigmas=value)
+        for value in (False, True)
+    )
+    assert (
+        pixel(drawn, 79, 70) == pixel(drawn, 60, 51) == SIDE_COLOURS["right"]
+    )  # a circle of 20 pixels around the knee
+    assert pixel(plain, 79, 70) == pixel(plain, 60, 51) == pixel(drawn, 70, 70) == (128, 128, 128)
+    changed = np.argwhere((np.asarray(plain) != np.asarray(drawn)).any(axis=-1)) - (70, 60)
+    radii = np.linalg.norm(changed, axis=1)
+    assert radii.min() > 17 and radii.max() < 21.5  # and nothing around the others, which have no sigma
+    hidden = draw_poses(GREY, [uncertain], keypoint_threshold=0.95, boxes=False, scores=False, show_sigmas=True)
+    np.testing.assert_array_equal(np.asarray(hidden), np.asarray(GREY))
 
 
 def test_refuses_links_to_keypoints_that_are_not_there():

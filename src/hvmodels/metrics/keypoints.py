@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..keypoint_sets import COCO17, CROWDPOSE14
+from ..keypoint_sets import COCO17, CROWDPOSE14, canonical_name
 from .oks import AREA_PER_BOX, object_keypoint_similarity, oks_nms
 
 
@@ -199,11 +199,14 @@ class KeypointEvaluator:
             raise ValueError(f"`ground_truth` must be COCO annotations; it lacks {sorted(missing)}.")
         if not ground_truth["images"]:
             raise ValueError("`ground_truth` must have images, got none.")
-        categories = [category["id"] for category in ground_truth["categories"]]
+        categories = {category["id"]: category for category in ground_truth["categories"]}
         if category_id is None and len(categories) != 1:
-            raise ValueError(f"`category_id` must be given where there is more than one, choose from {categories}.")
+            raise ValueError(
+                f"`category_id` must be given where there is more than one, choose from {list(categories)}."
+            )
         self.style = style
-        self.category_id = categories[0] if category_id is None else category_id
+        self.category_id = next(iter(categories)) if category_id is None else category_id
+        self.keypoint_names = list(categories.get(self.category_id, {}).get("keypoints") or ()) or None
         self.images = {image["id"]: image for image in ground_truth["images"]}
         self.predictions: dict[Hashable, Predictions] = {}
         annotations = [item for item in ground_truth["annotations"] if item["category_id"] == self.category_id]
@@ -253,10 +256,11 @@ class KeypointEvaluator:
             image_id: One of the annotated images.
             persons: The result of the pose pipeline (a list of persons), or that of the image processor's
                 `post_process_pose_estimation` for this image (a dict of `scores`, `keypoints`, and, if there, `boxes`
-                and `labels`; label 0 is no person). All of them, without a threshold on the score.
+                and `labels`; label 0 is no person). All of them, without a threshold on the score. Of the pipeline's
+                keypoints the annotated ones are taken by their names, see `keypoint_order`.
 
         Raises:
-            ValueError: If there is no such image, or the predictions are not finite or of another number of keypoints.
+            ValueError: If there is no such image, or the predictions are not finite or of other keypoints.
         """
         image_id = image_id.item() if hasattr(image_id, "item") else image_id
         if image_id not in self.images:
@@ -271,6 +275,9 @@ class KeypointEvaluator:
         else:
             scores = np.array([person["score"] for person in persons], dtype=np.float64)
             keypoints = np.array([[(point["x"], point["y"]) for point in person["keypoints"]] for person in persons])
+            if persons and "label" in persons[0]["keypoints"][0]:
+                order = self.keypoint_order([point["label"] for point in persons[0]["keypoints"]])
+                keypoints = keypoints if order is None else keypoints[:, order]
             boxes = None
             if all("box" in person for person in persons):
                 sides = ("xmin", "ymin", "xmax", "ymax")
@@ -279,6 +286,45 @@ class KeypointEvaluator:
         if boxes is not None:
             boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         self._store(image_id, scores, keypoints, boxes)
+
+    def keypoint_order(self, names: Iterable[str]) -> list[int] | None:
+        """Where a model that names its keypoints has the annotated ones, in any spelling (`L_Eye` is `left_eye`).
+
+        Args:
+            names: Of the model's keypoints; it may have more than are annotated.
+
+        Returns:
+            Index of each annotated keypoint; None, for the order as it is, if the annotations have no names, or the
+            model's are other ones altogether.
+
+        Raises:
+            ValueError: If the model has some of the annotated keypoints only.
+        """
+        index_of = {canonical_name(name): index for index, name in enumerate(names)}
+        wanted = [canonical_name(name) for name in self.keypoint_names or ()]
+        missing = [name for name in wanted if name not in index_of]
+        if len(missing) == len(wanted):
+            return None
+        if missing:
+            raise ValueError(
+                f"The model has no keypoints {missing}, which are annotated; it has {list(index_of)}. Choose annotations "
+                "of the model's own keypoints."
+            )
+        return [index_of[name] for name in wanted]
+
+    def person_boxes(self, image_id: Hashable) -> list[tuple[float, float, float, float]]:
+        """Annotated boxes of an image for top-down models, as (x, y, width, height).
+
+        As HRNet, RLE and others have it, a box loses its last row and column and is clipped to the image; crowds, persons
+        without labelled keypoints and boxes of which nothing is left are left out.
+        """
+        truth, image = self._annotations[image_id], self.images[image_id]
+        start, end = truth.boxes[:, :2], truth.boxes[:, :2] + np.maximum(truth.boxes[:, 2:] - 1, 0)
+        if "width" in image and "height" in image:
+            last = np.array([image["width"] - 1, image["height"] - 1])
+            start, end = start.clip(0, last), end.clip(0, last)
+        kept = ~truth.crowd & ~truth.without_keypoints & (truth.areas > 0) & (end > start).all(axis=1)
+        return [tuple(box) for box in np.concatenate([start, end - start], axis=1)[kept].tolist()]
 
     def add_results(self, results: str | PathLike | Iterable[Mapping]):
         """Take predictions in COCO's format for results, all at once.
@@ -398,8 +444,44 @@ class KeypointEvaluator:
         return _match(similarity, scores, boxes[:, 2:].prod(axis=-1), truth, truth.crowd, areas)
 
 
+def read_detections(detections: str | PathLike | Iterable[Mapping], evaluator: KeypointEvaluator) -> dict:
+    """Boxes of a detector for the annotated images.
+
+    Args:
+        detections: A list (or its JSON file) in COCO's format for results: dicts of `image_id`, `bbox` (x, y, width,
+            height), `score` and, if there, `category_id`. Other categories and other images are left out.
+        evaluator: Of the annotations.
+
+    Returns:
+        Boxes for the pose pipeline by image, with a list for every annotated one.
+
+    Raises:
+        ValueError: If it is nothing of that kind, or has no box for any annotated image.
+    """
+    if isinstance(detections, str | PathLike):
+        detections = json.loads(Path(detections).read_text(encoding="utf-8"))
+    boxes: dict[Hashable, list] = {image_id: [] for image_id in evaluator.images}
+    for index, item in enumerate(detections):
+        if not isinstance(item, Mapping) or {"image_id", "bbox", "score"} - set(item):
+            raise ValueError(
+                "`detections` must be a list of dicts of `image_id`, `bbox` and `score`, as COCO's results are; item "
+                f"{index} is none."
+            )
+        if item["image_id"] in boxes and item.get("category_id", evaluator.category_id) == evaluator.category_id:
+            x, y, width, height = item["bbox"]
+            corners = {"xmin": x, "ymin": y, "xmax": x + width, "ymax": y + height}
+            boxes[item["image_id"]].append({"box": corners, "score": item["score"]})
+    if not any(boxes.values()):
+        raise ValueError("`detections` must have boxes of the annotated images, got none.")
+    return boxes
+
+
 def evaluate_pose_estimator(
-    estimate: Callable[..., Iterable[list[dict]]], evaluator: KeypointEvaluator, folder: str | PathLike
+    estimate: Callable[..., Iterable[list[dict]]],
+    evaluator: KeypointEvaluator,
+    folder: str | PathLike,
+    boxes: Mapping[Hashable, list] | None = None,
+    **options: Any,
 ) -> dict[str, float]:
     """Average precision of a pose pipeline over all annotated images.
 
@@ -407,6 +489,8 @@ def evaluate_pose_estimator(
         estimate: The pose pipeline, or what takes an iterator of paths and `threshold` as it does.
         evaluator: Of the annotations.
         folder: Where their images are.
+        boxes: For top-down models, the boxes of each image: `evaluator.person_boxes` or `read_detections`.
+        options: Further arguments for the pipeline, such as `flip_test`.
 
     Raises:
         ValueError: If images are missing.
@@ -417,7 +501,9 @@ def evaluate_pose_estimator(
         raise ValueError(
             f"`folder` must hold the annotated images; {len(missing)} are missing, such as {missing[0]!r}."
         )
-    for image_id, persons in zip(paths, estimate(iter(paths.values()), threshold=0.0), strict=True):
+    if boxes is not None:
+        options["boxes"] = (boxes[image_id] for image_id in paths)
+    for image_id, persons in zip(paths, estimate(iter(paths.values()), threshold=0.0, **options), strict=True):
         evaluator.update(image_id, persons)
     return evaluator.compute()
 
@@ -547,5 +633,6 @@ __all__ = [
     "object_keypoint_similarity",
     "oks_nms",
     "percentage_of_correct_keypoints",
+    "read_detections",
     "regression_accuracy",
 ]

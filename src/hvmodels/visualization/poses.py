@@ -33,6 +33,7 @@ def draw_poses(
     boxes: bool = True,
     scores: bool = True,
     line_width: float | None = None,
+    show_sigmas: bool = False,
 ) -> Image.Image:
     """Draw persons on a copy of their picture: limbs blue on the person's left, orange on the right, green between.
 
@@ -41,10 +42,12 @@ def draw_poses(
         persons: Result of the pose pipeline for it; those of low score are drawn first.
         links: Pairs of keypoints to join, such as `model.config.keypoint_links`; None draws joints alone.
         threshold: Leave out persons of a lower score.
-        keypoint_threshold: Draw only keypoints of a higher score, so that 0 marks one that is not there.
+        keypoint_threshold: Draw only keypoints of a higher score, so that 0 marks one that is not there; by their
+            `confidence`, which is calibrated, where they have one.
         boxes: Whether to draw boxes; each person has a colour.
         scores: Whether to write the score.
         line_width: In pixels; None goes by the size of each person.
+        show_sigmas: Whether to draw a circle around each keypoint with its `sigma` as radius, where it has one.
 
     Raises:
         ValueError: If a link names a keypoint that a person does not have.
@@ -62,6 +65,10 @@ def draw_poses(
             colour = PERSON_COLOURS[index % len(PERSON_COLOURS)]
             _draw_box(draw, person, colour, width, factor, boxes, scores)
         _draw_skeleton(draw, person["keypoints"], links, keypoint_threshold, width, factor)
+        if show_sigmas:
+            for point in person["keypoints"]:
+                if _certainty(point) > keypoint_threshold:
+                    _draw_sigma(draw, point, width, factor)
     overlay = canvas.resize(image.size, Image.Resampling.BOX) if factor > 1 else canvas
     return Image.alpha_composite(image.convert("RGBA"), overlay).convert("RGB")
 
@@ -86,7 +93,7 @@ def _draw_skeleton(
             raise ValueError(f"`links` must join keypoints 0 to {len(keypoints) - 1}, got {link}.")
     points = [(point["x"] * factor, point["y"] * factor) for point in keypoints]
     sides = [side_of(point["label"]) for point in keypoints]
-    shown = [point["score"] > threshold for point in keypoints]
+    shown = [_certainty(point) > threshold for point in keypoints]
     limbs = [(start, end) for start, end in links if shown[start] and shown[end]]
     for extra, fill in ((0.8, OUTLINE), (0, None)):
         for start, end in limbs:
@@ -98,6 +105,19 @@ def _draw_skeleton(
         if is_shown:
             _draw_dot(draw, point, 1.3 * width, OUTLINE)
             _draw_dot(draw, point, 0.95 * width, SIDE_COLOURS[side])
+
+
+def _certainty(point: Mapping[str, Any]) -> float:
+    return point.get("confidence", point["score"])
+
+
+def _draw_sigma(draw: ImageDraw.ImageDraw, point: Mapping[str, Any], width: float, factor: int):
+    x, y, radius = (value * factor for value in (point["x"], point["y"], point.get("sigma", 0)))
+    if radius:
+        outline = SIDE_COLOURS[side_of(point["label"])]
+        draw.ellipse(
+            (x - radius, y - radius, x + radius, y + radius), outline=outline, width=max(1, round(0.5 * width))
+        )
 
 
 def _draw_dot(draw: ImageDraw.ImageDraw, point: tuple[float, float], radius: float, colour: tuple[int, int, int]):
