@@ -190,7 +190,10 @@ def frozen(train, data_folder, tmp_path_factory):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_frozen_modules_stay(script, frozen, scripts, data_folder):
     recipe = make_recipe(scripts, data_folder, config={"backbone_config": BACKBONE}, seed=123123)
-    start, trained = recipe.build_model(recipe.load_data()).state_dict(), load_file(frozen / script / "model.safetensors")
+    start, trained = (
+        recipe.build_model(recipe.load_data()).state_dict(),
+        load_file(frozen / script / "model.safetensors"),
+    )
     changed = {name.split(".")[0] for name, value in trained.items() if not torch.equal(value, start[name])}
     assert changed == {"coordinate_head", "sigma_head", "criterion"}  # no weights and no statistics of the backbone
 
