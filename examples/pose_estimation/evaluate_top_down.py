@@ -15,9 +15,7 @@ import torch
 from PIL import Image
 from pose_recipe import write_json
 from torch.utils.data import DataLoader, Subset
-from transformers import pipeline
 
-import hvmodels  # noqa: F401
 from hvmodels.datasets.top_down import TopDownCollator, TopDownDataset
 from hvmodels.keypoint_sets import KEYPOINT_SETS, KeypointSet
 from hvmodels.metrics.calibration import (
@@ -31,6 +29,7 @@ from hvmodels.metrics.keypoints import KeypointEvaluator
 from hvmodels.models.rle import RLEForPoseEstimation
 from hvmodels.models.rle.cropping_rle import decode_keypoints, instance_scores
 from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
+from hvmodels.pipelines.pipeline_pose_estimation import PoseEstimationPipeline
 from hvmodels.visualization.calibration import plot_reliability
 from hvmodels.visualization.poses import draw_poses
 
@@ -89,9 +88,8 @@ def average_precision(annotations: Path, dataset: TopDownDataset, predictions: P
     return {name: float(value) for name, value in evaluator.compute().items() if name in ("AP", "AP50", "AP75", "AR")}
 
 
-def overlays(folder: str, dataset: TopDownDataset, image_ids: list[int], path: Path, height: int):
-    """One picture of some, each with the poses in the annotated boxes."""
-    estimate = pipeline("pose-estimation", model=folder)
+def overlays(estimate: PoseEstimationPipeline, dataset: TopDownDataset, image_ids: list[int], path: Path, height: int):
+    """Pictures with the poses in the annotated boxes, each by itself and all in one."""
     drawn = []
     for image_id in image_ids:
         rows = [row for row, annotation in enumerate(dataset.annotations) if annotation["image_id"] == image_id]
@@ -156,6 +154,7 @@ def main(arguments: list[str] | None = None):
         config.confidence_coefficients = list(coefficients)
         config.save_pretrained(options.model)
         report["fit"] = {"persons": len(dataset) - first, "coefficients": coefficients, **pck(found.errors[:, body])}
+    estimate = PoseEstimationPipeline(model=model, image_processor=processor)
     tables, deciles = {}, None
     for index, (annotations, images) in enumerate(zip(options.annotations, options.images, strict=True)):
         dataset, name = read(annotations, images), Path(annotations).stem
@@ -187,7 +186,7 @@ def main(arguments: list[str] | None = None):
             chosen = [
                 ids[place] for place in np.linspace(0, len(ids) - 1, options.overlays[index]).round().astype(int)
             ]
-            overlays(options.model, dataset, chosen, output_dir / f"{name}.jpg", 320)
+            overlays(estimate, dataset, chosen, output_dir / f"{name}.jpg", 320)
     if tables:
         plot_reliability(tables, deciles).savefig(output_dir / "reliability.png", dpi=110)
     write_json(report, output_dir / "evaluation.json")
