@@ -13,7 +13,7 @@ from .models.forecasting import (
     TimeSeries,
     read_series,
 )
-from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLELoss, RLEModel
+from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
 from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
 
@@ -36,6 +36,7 @@ __all__ = [
     "PoseEstimationPipeline",
     "RLEConfig",
     "RLEForPoseEstimation",
+    "RLEImageProcessor",
     "RLELoss",
     "RLEModel",
     "TimeSeries",

@@ -155,6 +155,7 @@ METHODS = {
             config=rle.RLEConfig,
             model=rle.RLEModel,
             heads={"AutoModelForPoseEstimation": rle.RLEForPoseEstimation},
+            image_processor=rle.RLEImageProcessor,
             task="pose-estimation",
             converter="rle:convert",
             checkpoint_types=NUMPY_ARRAYS,

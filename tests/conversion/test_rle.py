@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import warnings
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -469,3 +470,56 @@ def test_arrays_need_the_method(tmp_path):
     with pytest.raises(ValueError, match="holds more than weights"):
         read_checkpoint(MMPOSE / "checkpoint.pth")
     assert len(read_checkpoint(MMPOSE / "checkpoint.pth", TYPES)) == 197
+
+
+def filled_by_rule(keys, seed):
+    """Weights of the published sizes, as `rule.json` says."""
+    weights = {}
+    for name, shape in keys.items():
+        random = np.random.RandomState(zlib.crc32(name.encode()) ^ seed)
+        if name.endswith("num_batches_tracked"):
+            weights[name] = torch.zeros(shape, dtype=torch.int64)
+            continue
+        if name.endswith(".mask"):
+            rows = [[0, 0, 1], [1, 1, 0]] if shape[1] == 3 else [[0, 1], [1, 0]]
+            weights[name] = torch.tensor([rows[layer % 2] for layer in range(shape[0])], dtype=torch.float32)
+            continue
+        uniform = name.endswith("running_var") or (
+            name.startswith("preact.") and name.endswith(".weight") and len(shape) != 4
+        )
+        values = random.random_sample(shape) if uniform else random.standard_normal(shape)
+        if uniform:
+            values = (0.5 + values) * (0.25 if ".bn3." in name and name.endswith(".weight") else 1)
+        elif len(shape) == 4:
+            values = values * np.sqrt(2 / np.prod(shape[1:]))
+        elif len(shape) == 2 and name.startswith("fc_coord"):
+            values = 0.3 * values
+        elif len(shape) == 2:
+            values = values / np.sqrt(shape[1]) * (0.2 if name.startswith("fc_sigma") else 1)
+        else:
+            values = 0.1 * values
+        weights[name] = torch.from_numpy(np.asarray(values, dtype=np.float32))
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("case", "keys"),
+    [("full_coco2d_res50_rule", "coco2d_res50_256x192"), ("full_h36m3d_res50_rule", "h36m_mpii3d_res50_256x256")],
+    ids=["2d", "3d"],
+)
+def test_published_sizes_give_the_outputs_of_the_original(case, keys):
+    options = json.loads((FOLDER / case / "config.json").read_text())
+    values = load_file(FOLDER / case / "io.safetensors")
+    seed = json.loads((FOLDER / case / "rule.json").read_text())["seed"]
+    model, processor = convert(filled_by_rule(KEYS[keys], seed), options, Path("model.pth"))
+    height, width = options["DATA_PRESET"]["IMAGE_SIZE"]
+    assert (processor.size["height"], processor.size["width"]) == (height, width)
+    random = np.random.RandomState(seed + 1)
+    images = random.standard_normal((options["batch"], 3, height, width)) * 0.3
+    images = torch.from_numpy(images.astype(np.float32))
+    with torch.no_grad():
+        for name, flip in (("eval", False), ("flip_merged", True)):
+            outputs = model(images, flip_test=flip)
+            assert_close(outputs.keypoints, values[f"output.{name}.pred_jts"], atol=2e-6, rtol=0)
+            assert_close(outputs.sigmas, values[f"output.{name}.sigma"], atol=2e-6, rtol=0)
+            assert_close(outputs.scores, values[f"output.{name}.maxvals"][..., 0], atol=2e-6, rtol=0)

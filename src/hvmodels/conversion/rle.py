@@ -256,7 +256,7 @@ def _read_config(
     is_mmpose: bool,
 ) -> RLEConfig:
     """Sizes from the tensors, the rest from the options or as published."""
-    rows, channels = _shape(weights, "fc_coord.linear.weight", 2)
+    rows, _ = _shape(weights, "fc_coord.linear.weight", 2)
     if rows % keypoint_dim:
         raise ValueError(
             f"`checkpoint`: 'fc_coord.linear.weight' must have {keypoint_dim} rows a keypoint, got {rows}."
@@ -267,8 +267,6 @@ def _read_config(
             values |= {"num_flow_layers": len(tensor), "flow_hidden_size": tensor.shape[-1]}
     is_mobilenet = "preact.conv1.conv.weight" in weights
     values["backbone_config"] = _read_mobilenet(weights) if is_mobilenet else _read_resnet(weights)
-    if is_mobilenet:
-        values["hidden_size"] = channels
     if is_mmpose:
         values |= {"loss_formulation": "mmpose", "normalize_features": False}
         values |= {"flip_shift": 1.0 if _switch(options, "shift_coords", True) else 0.0}

@@ -2,6 +2,7 @@
 
 from .configuration_efficientnet_lite import EfficientNetLiteConfig
 from .configuration_rle import RLEConfig
+from .image_processing_rle import RLEImageProcessor
 from .loss_rle import RealNVP, RLELoss
 from .modeling_efficientnet_lite import EfficientNetLiteModel
 from .modeling_rle import RLEForPoseEstimation, RLEModel, RLEPoseEstimatorOutput
@@ -12,6 +13,7 @@ __all__ = [
     "EfficientNetLiteModel",
     "RLEConfig",
     "RLEForPoseEstimation",
+    "RLEImageProcessor",
     "RLELoss",
     "RLEModel",
     "RLEPoseEstimatorOutput",

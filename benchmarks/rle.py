@@ -1,0 +1,191 @@
+"""RLE against the original: crops of an image, decoding of keypoints.
+
+    python benchmarks/rle.py --original res-loglikelihood-regression
+
+One thread. The original needs OpenCV (`pip install opencv-python-headless`) beside the package's own requirements; up to
+version 4 its crops are the package's to the last bit. What the two give is compared before anything is timed. Times are CPU
+seconds, measured in turn.
+"""
+
+import argparse
+import importlib
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from hvmodels.models.rle.cropping_rle import crop_matrices, decode_keypoints, warp_crops
+from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
+
+
+PARTS = ("crops", "decoding")
+CROP_SIZE, IMAGE_SIZE = (256, 192), (480, 640)
+NUM_BOXES, NUM_POSES, NUM_KEYPOINTS = 32, 64, 17
+
+
+# The original
+
+
+def import_original(folder: Path) -> SimpleNamespace:
+    """The modules of the original that need no more than OpenCV, without those beside them that do."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    sys.path.insert(0, str(folder.resolve()))
+    presets = type(sys)("rlepose.utils.presets")
+    presets.__path__ = [str(folder.resolve() / "rlepose" / "utils" / "presets")]
+    sys.modules["rlepose.utils.presets"] = presets
+    modules = {name: importlib.import_module(f"rlepose.utils.{name}") for name in ("transforms", "bbox")}
+    simple = importlib.import_module("rlepose.utils.presets.simple_transform").SimpleTransform
+    heatmap_size = (CROP_SIZE[0] // 4, CROP_SIZE[1] // 4)
+    dataset = SimpleNamespace(joint_pairs=[])
+    transform = simple(dataset, 0, CROP_SIZE, heatmap_size, rot=0, sigma=2, train=False)
+    return SimpleNamespace(cv2=cv2, transform=transform, heatmap_size=heatmap_size, **modules)
+
+
+# Measurements
+
+
+def cpu_seconds(contenders: dict[str, Callable], repeats: int, warmups: int = 2) -> dict[str, list[float]]:
+    """CPU seconds of each contender, measured in turn."""
+    times = {name: [] for name in contenders}
+    for run in contenders.values():
+        for _ in range(warmups):
+            run()
+    for _ in range(repeats):
+        for name, run in contenders.items():
+            start = time.process_time()
+            run()
+            times[name].append(time.process_time() - start)
+    return times
+
+
+def print_times(title: str, times: dict[str, list[float]], reference: str = "original"):
+    low, middle = min(times[reference]), statistics.median(times[reference])
+    for name, values in times.items():
+        minimum, median = min(values), statistics.median(values)
+        print(
+            f"{title}, {name}: minimum {1000 * minimum:.2f} ms, median {1000 * median:.2f} ms of {len(values)}; "
+            f"{low / minimum:.2f}x ({middle / median:.2f}x)",
+            flush=True,
+        )
+
+
+def make_image() -> np.ndarray:
+    """Smooth structures and noise, (height, width, 3) uint8."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 24, 32, generator=generator)
+    image = torch.nn.functional.interpolate(coarse, size=IMAGE_SIZE, mode="bilinear")[0].permute(1, 2, 0)
+    image = 255 * image + 10 * torch.randn(image.shape, generator=generator)
+    return image.clamp(0, 255).to(torch.uint8).contiguous().numpy()
+
+
+def make_boxes(count: int) -> np.ndarray:
+    """x, y, width, height of persons of 60 to 250 pixels in width, partly beyond the image."""
+    generator = np.random.default_rng(0)
+    widths = generator.uniform(60, 250, count)
+    heights = widths * generator.uniform(1, 1.6, count)
+    centers = generator.uniform((80, 80), (IMAGE_SIZE[1] - 80, IMAGE_SIZE[0] - 80), (count, 2))
+    sizes = np.stack([widths, heights], axis=1)
+    return np.concatenate([centers - sizes / 2, sizes], axis=1)
+
+
+def benchmark_crops(original: SimpleNamespace, repeats: int):
+    image, boxes = make_image(), make_boxes(NUM_BOXES)
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    processor, nested = RLEImageProcessor(size=dict(zip(("height", "width"), CROP_SIZE, strict=True))), [boxes]
+
+    def crop_originally():
+        return [original.transform.test_transform(image, box)[0] for box in corners]
+
+    def crop():
+        return processor(image, nested, return_tensors="pt")["pixel_values"]
+
+    difference = (torch.stack(crop_originally()) - crop()).abs()
+    print(
+        f"crops, largest difference {difference.max():.1e}; {(difference > 1e-6).double().mean():.1e} of the values differ",
+        flush=True,
+    )
+    print_times(
+        f"{NUM_BOXES} crops {CROP_SIZE[0]}x{CROP_SIZE[1]} of one image, normalised",
+        cpu_seconds({"original": crop_originally, "ours": crop}, repeats),
+    )
+
+    scales = 1.25 * np.maximum(boxes[:, 2], 0.75 * boxes[:, 3])[:, None].repeat(2, axis=1)
+    matrices = crop_matrices(boxes[:, :2] + boxes[:, 2:] / 2, scales, np.full(NUM_BOXES, 20.0), CROP_SIZE)
+
+    def warp_originally():
+        size = CROP_SIZE[::-1]
+        return [original.cv2.warpAffine(image, matrix, size, flags=original.cv2.INTER_LINEAR) for matrix in matrices]
+
+    def warp():
+        return warp_crops(image, matrices, CROP_SIZE)
+
+    differing = np.stack(warp_originally()) != warp()
+    print(f"turned crops, {differing.mean():.1e} of the values differ", flush=True)
+    print_times(
+        f"{NUM_BOXES} turned crops, as integers", cpu_seconds({"original": warp_originally, "ours": warp}, repeats)
+    )
+
+
+def benchmark_decoding(original: SimpleNamespace, repeats: int):
+    generator = np.random.default_rng(0)
+    keypoints = generator.uniform(-0.5, 0.5, (NUM_POSES, NUM_KEYPOINTS, 2)).astype(np.float32)
+    scores = generator.uniform(size=(NUM_POSES, NUM_KEYPOINTS, 1)).astype(np.float32)
+    centers, widths = generator.uniform(100, 400, (NUM_POSES, 2)), generator.uniform(60, 300, (NUM_POSES, 1))
+    scales = np.concatenate([widths, widths * CROP_SIZE[0] / CROP_SIZE[1]], axis=1)
+    boxes = np.concatenate([centers - scales / 2, centers + scales / 2], axis=1).astype(np.float32)
+
+    def decode_originally():
+        return np.concatenate(
+            [
+                original.transforms.heatmap_to_coord(
+                    torch.from_numpy(pose), torch.from_numpy(score), original.heatmap_size, box.tolist()
+                )[0]
+                for pose, score, box in zip(keypoints, scores, boxes, strict=True)
+            ]
+        )
+
+    def decode():
+        return decode_keypoints(keypoints, boxes, CROP_SIZE)
+
+    difference = np.abs(decode_originally() - decode()).max()
+    print(f"decoding, largest difference {difference:.1e} px", flush=True)
+    print_times(
+        f"decoding of {NUM_POSES}x{NUM_KEYPOINTS} keypoints",
+        cpu_seconds({"original": decode_originally, "ours": decode}, repeats),
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--original", type=Path, required=True, help="clone of github.com/Jeff-sjtu/res-loglikelihood-regression"
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--repeats", type=int, default=20)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    original = import_original(args.original)
+    print(
+        f"torch {torch.__version__}, NumPy {np.__version__}, OpenCV {original.cv2.__version__}, {platform.machine()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, 1 thread"
+    )
+    if "crops" in args.parts:
+        benchmark_crops(original, args.repeats)
+    if "decoding" in args.parts:
+        benchmark_decoding(original, args.repeats)
+
+
+if __name__ == "__main__":
+    main()
