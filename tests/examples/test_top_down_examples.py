@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def options_3d(data_folder, output_dir):
 def scripts():
     """The modules of the examples by their names."""
     names = ["pose_recipe", "optimization", "train_pose_estimation", "top_down_recipe"]
-    names += [script.removesuffix(".py") for script in SCRIPTS]
+    names += [*(script.removesuffix(".py") for script in SCRIPTS), "evaluate_top_down"]
     sys.path.insert(0, str(EXAMPLES))
     yield {name: importlib.import_module(name) for name in names}
     sys.path.remove(str(EXAMPLES))
@@ -159,6 +160,34 @@ def test_run_learns_and_saves(script, runs, data_folder):
     sides = np.array(boxes)[:, 0, 2:].max(axis=1)
     pck = percentage_of_correct_keypoints(predicted, targets[..., :2], targets[..., 2], sides, 0.2)
     assert pck == pytest.approx(last["PCK@0.2"], abs=1e-9)
+
+
+def test_evaluation_by_one_command(runs, scripts, data_folder, tmp_path):
+    """Figures are those of training, the confidence is fitted and stored, pictures are drawn."""
+    pytest.importorskip("matplotlib")
+    shutil.copytree(runs[SCRIPTS[0]], tmp_path / "model")
+    files = [str(data_folder / "annotations.json"), "--images", str(data_folder / "images")]
+    fit = ["--fit_annotations", files[0], "--fit_images", files[2]]
+    arguments = ["--model", str(tmp_path / "model"), "--output_dir", str(tmp_path / "report"), "--annotations", *files]
+    scripts["evaluate_top_down"].main([*arguments, *fit, "--overlays", "3"])
+    report = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    last = history_of(runs[SCRIPTS[0]])[-1]
+    for name in ("PCK@0.1", "PCK@0.2"):
+        assert report["annotations"][name] == pytest.approx(last[name], abs=1e-9)
+        assert report["fit"][name] == pytest.approx(last[name], abs=1e-9)
+    config = RLEConfig.from_pretrained(tmp_path / "model")
+    assert config.confidence_coefficients == pytest.approx(report["fit"]["coefficients"])
+    assert 0 <= report["annotations"]["expected calibration error"] < 0.5
+    assert len(report["annotations"]["error by decile of sigma"]) == 10
+    assert list(report["annotations"]["PCK@0.1 by keypoint"]) == NAMES
+    drawn = {path.name for path in (tmp_path / "report").iterdir()}
+    assert drawn == {"evaluation.json", "reliability.png", "annotations.jpg"} | {
+        f"annotations_{index}.jpg" for index in (0, 8, 15)
+    }
+    plain, shown = (Image.open(path) for path in (data_folder / "images/8.png", tmp_path / "report/annotations_8.jpg"))
+    assert np.abs(np.asarray(plain, dtype=float) - np.asarray(shown, dtype=float)).max() > 100
+    with pytest.raises(ValueError, match="one place for each"):
+        scripts["evaluate_top_down"].main([*arguments, "--annotations", "a", "b"])
 
 
 def test_both_scripts_agree(runs):
