@@ -57,27 +57,46 @@ class RealNVP(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
-    def _split(self, layer: int) -> tuple[slice, slice]:
-        """Coordinates that a coupling keeps and those that it moves."""
+    def _couplings(self, dtype: torch.dtype) -> list[tuple[int, tuple[torch.Tensor, ...]]]:
+        """For each coupling which half it moves, and what is alive of its weights and biases.
+
+        A half is the x or the y of a plane, and x and y or z of a space.
+        """
         middle = 1 if self.dim == 2 else 2
-        first, last = slice(0, middle), slice(middle, self.dim)
-        return (last, first) if layer % 2 == 0 else (first, last)
+        halves = (slice(0, middle), slice(middle, self.dim))
+        input_weights, hidden_weights = self.input_weight.to(dtype).mT, self.hidden_weight.to(dtype).mT
+        output_weights = self.output_weight.to(dtype)
+        input_biases, hidden_biases, output_biases = (
+            getattr(self, f"{name}_bias").to(dtype)[:, :, None] for name in ("input", "hidden", "output")
+        )
+        by_half = [
+            zip(
+                input_weights[:, :, halves[1 - moved]].unbind(),
+                input_biases.unbind(),
+                hidden_weights.unbind(),
+                hidden_biases.unbind(),
+                output_weights[:, :, halves[moved]].unbind(),
+                output_biases[..., halves[moved]].unbind(),
+                strict=True,
+            )
+            for moved in range(2)
+        ]
+        return [(layer % 2, weights[layer % 2]) for layer, weights in enumerate(zip(*by_half, strict=True))]
 
-    def _networks(self, layer: int, kept: torch.Tensor, keep: slice, move: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale (logarithm) and shift, (points, moved coordinates) each."""
-
-        def weights(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-            weight, bias = getattr(self, f"{name}_weight")[layer], getattr(self, f"{name}_bias")[layer]
-            return weight.to(kept.dtype), bias.to(kept.dtype)
-
-        weight, bias = weights("input")
-        hidden = torch.baddbmm(bias[:, None], kept.expand(2, *kept.shape), weight[:, :, keep].transpose(1, 2))
+    @staticmethod
+    def _networks(kept: torch.Tensor, weights: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale (logarithm) and shift of the moved half, (points, coordinates) each, from the kept one."""
+        input_weight, input_bias, hidden_weight, hidden_bias, output_weight, output_bias = weights
+        hidden = torch.baddbmm(input_bias, kept.expand(2, *kept.shape), input_weight)
         hidden = nn.functional.leaky_relu_(hidden, LEAKY_SLOPE)
-        weight, bias = weights("hidden")
-        hidden = nn.functional.leaky_relu_(torch.baddbmm(bias[:, None], hidden, weight.transpose(1, 2)), LEAKY_SLOPE)
-        weight, bias = weights("output")
-        scale, shift = torch.baddbmm(bias[:, None, move], hidden, weight[:, move].transpose(1, 2))
+        hidden = nn.functional.leaky_relu_(torch.baddbmm(hidden_bias, hidden, hidden_weight), LEAKY_SLOPE)
+        # To one or two outputs a matrix product is slower than this.
+        scale, shift = (hidden[:, :, None] * output_weight[:, None]).sum(-1) + output_bias
         return scale.tanh(), shift
+
+    def _halves(self, points: torch.Tensor) -> list[torch.Tensor]:
+        middle = 1 if self.dim == 2 else 2
+        return list(points.reshape(-1, self.dim).split([middle, self.dim - middle], dim=1))
 
     def log_prob(self, points: torch.Tensor) -> torch.Tensor:
         """Logarithm of the density.
@@ -93,27 +112,21 @@ class RealNVP(nn.Module):
 
     def to_latent(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Points (..., dim) to where the base density is normal, and the logarithm of the map's determinant (...)."""
-        latent = points.reshape(-1, self.dim)
-        log_determinant = latent.new_zeros(len(latent))
-        for layer in reversed(range(len(self.input_weight))):
-            keep, move = self._split(layer)
-            kept = latent[:, keep]
-            scale, shift = self._networks(layer, kept, keep, move)
-            moved = (latent[:, move] - shift) * torch.exp(-scale)
-            latent = torch.cat((moved, kept) if move.start == 0 else (kept, moved), dim=1)
-            log_determinant = log_determinant - scale.sum(1)
-        return latent.view(points.shape), log_determinant.view(points.shape[:-1])
+        halves, scales = self._halves(points), []
+        for moved, weights in reversed(self._couplings(points.dtype)):
+            scale, shift = self._networks(halves[1 - moved], weights)
+            halves[moved] = (halves[moved] - shift) * torch.exp(-scale)
+            scales.append(scale)
+        log_determinant = -torch.cat(scales, dim=1).sum(1)
+        return torch.cat(halves, dim=1).view(points.shape), log_determinant.view(points.shape[:-1])
 
     def from_latent(self, latent: torch.Tensor) -> torch.Tensor:
         """The inverse of `to_latent`, which turns normal samples into samples of the density; (..., dim)."""
-        points = latent.reshape(-1, self.dim)
-        for layer in range(len(self.input_weight)):
-            keep, move = self._split(layer)
-            kept = points[:, keep]
-            scale, shift = self._networks(layer, kept, keep, move)
-            moved = points[:, move] * torch.exp(scale) + shift
-            points = torch.cat((moved, kept) if move.start == 0 else (kept, moved), dim=1)
-        return points.view(latent.shape)
+        halves = self._halves(latent)
+        for moved, weights in self._couplings(latent.dtype):
+            scale, shift = self._networks(halves[1 - moved], weights)
+            halves[moved] = halves[moved] * torch.exp(scale) + shift
+        return torch.cat(halves, dim=1).view(latent.shape)
 
 
 class RLELoss(nn.Module):
