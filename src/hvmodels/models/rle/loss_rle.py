@@ -76,7 +76,9 @@ class RealNVP(nn.Module):
             (...).
         """
         with torch.autocast(points.device.type, enabled=False):
-            return _LogDensity.apply(points.reshape(-1, self.dim), *self._weights(points.dtype)).view(points.shape[:-1])
+            return _LogDensity.apply(points.reshape(-1, self.dim), *self._weights(points.dtype)).view(
+                points.shape[:-1]
+            )
 
     def to_latent(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Points (..., dim) to where the base density is normal, and the logarithm of the map's determinant (...)."""
