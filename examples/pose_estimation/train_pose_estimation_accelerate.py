@@ -101,7 +101,8 @@ def main(arguments: list[str] | None = None):
     output_dir = Path(options.output_dir)
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        # Some parameters are unused, without denoising or in a batch without persons.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)],
     )
     data = recipe.load_data()
     claim_output_dir(recipe, output_dir, options.resume)
