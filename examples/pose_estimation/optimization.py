@@ -26,6 +26,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hvmodels.models.rle import clip_gradients_by_tensor
+
 
 MAX_GRAD_NORM = 0.1
 AVERAGE_FILE = "average.safetensors"
@@ -84,9 +86,7 @@ class TensorClipping(TrainerCallback):
 
     def clip(self, model: nn.Module) -> None:
         """Clip the gradients as they are."""
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                nn.utils.clip_grad_norm_(parameter, self.max_norm)
+        clip_gradients_by_tensor(model, self.max_norm)
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.max_grad_norm:

@@ -30,8 +30,9 @@ from hvmodels.datasets.top_down import TopDownAugmentation, TopDownCollator, Top
 from hvmodels.keypoint_sets import HUMAN36M18, KeypointSet
 from hvmodels.metrics.human36m import Human36MEvaluator
 from hvmodels.metrics.keypoints import percentage_of_correct_keypoints
-from hvmodels.models.rle import RLEConfig, RLEForPoseEstimation, RLEImageProcessor
+from hvmodels.models.rle import RLEConfig, RLEForPoseEstimation
 from hvmodels.models.rle.cropping_rle import decode_keypoints
+from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
 
 
 PCK_RADII = (0.1, 0.2)
@@ -61,7 +62,7 @@ class TopDownRecipe:
     frozen: list[str] = field(
         default_factory=list, metadata={"help": "Modules of the backbone that stay as they are, with their norms."}
     )
-    augmentation: Literal["none", "coco", "mmpose", "human36m", "full_rotation"] = option(
+    augmentation: Literal["none", "coco", "mmpose", "mmpose_mpii", "human36m", "full_rotation"] = option(
         "coco", "Preset; human36m for that data, the others for COCO's."
     )
     image_size: list[int] = field(default_factory=lambda: [256, 192], metadata={"help": "Height and width of crops."})
@@ -135,7 +136,7 @@ class TopDownRecipe:
                 tuple(self.image_size),
                 self.box_padding,
                 self.extra_fields,
-                drop_outside=self.augmentation == "mmpose",
+                drop_outside=self.augmentation.startswith("mmpose"),
                 keep_images=self.keep_images,
                 seed=self.seed,
             )
@@ -145,7 +146,7 @@ class TopDownRecipe:
         if self.validation_annotations is not None:
             validation = dataset(self.validation_annotations, self.validation_images)
         if self.augmentation != "none":
-            train.transform = getattr(TopDownAugmentation, self.augmentation)(train.keypoint_set)
+            train.transform = make_augmentation(self.augmentation, train.keypoint_set)
         return TopDownData(train.keypoint_set, train, self._trained_part(train), validation)
 
     def _load_human36m(self) -> "TopDownData":
@@ -249,7 +250,7 @@ class TopDownRecipe:
         total = self.epochs * steps_per_epoch
 
         def factor(step: int) -> float:
-            warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+            warmup = 0.001 + 0.999 * step / self.warmup_steps if step < self.warmup_steps else 1.0
             if self.schedule == "cosine":
                 return warmup * (1 + math.cos(math.pi * min(step / total, 1))) / 2
             return warmup * 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in self.drop_epochs)
@@ -282,6 +283,13 @@ class TopDownData:
     train: Dataset
     subset: Subset
     validation: Dataset | None
+
+
+def make_augmentation(name: str, keypoint_set: KeypointSet) -> TopDownAugmentation:
+    """The preset of a recipe's `augmentation` for data in COCO's format."""
+    if name == "mmpose_mpii":
+        return TopDownAugmentation.mmpose(keypoint_set, half_body=False)
+    return getattr(TopDownAugmentation, name)(keypoint_set)
 
 
 class ShuffledShare(Sampler):
@@ -408,7 +416,9 @@ class TopDownRun:
             if accelerator.is_main_process:
                 model.save_pretrained(self.output_dir)
                 self.recipe.image_processor().save_pretrained(self.output_dir)
-                write_json({"history": self.history, "recipe": asdict(self.recipe)}, self.output_dir / METRICS_FILE)
+                report = {"history": self.history, "recipe": asdict(self.recipe)}
+                report["num_processes"] = accelerator.num_processes
+                write_json(report, self.output_dir / METRICS_FILE)
                 figures = (f"{name} {value:.4g}" for name, value in entry.items() if name != "epoch")
                 print(f"epoch {entry['epoch']}: {', '.join(figures)}", flush=True)
         return entry

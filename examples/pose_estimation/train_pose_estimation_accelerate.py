@@ -34,7 +34,7 @@ def train(
     run = Run(recipe, data, processor, output_dir)
     state_file, first_epoch = output_dir / "training_state.pt", 0
     if state_file.exists():
-        state = torch.load(state_file, map_location=accelerator.device, weights_only=True)
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
         first_epoch = state["epoch"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

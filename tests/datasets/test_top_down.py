@@ -150,19 +150,19 @@ def test_bad_annotations_are_named(files, changes, message):
 
 
 def test_bad_files_are_named(files):
-    with pytest.raises(ValueError, match="`images` must name a folder or a .tar file"):
+    with pytest.raises(ValueError, match=r"`images` must name a folder or a \.tar file"):
         TopDownDataset(files / "annotations.json", files / "annotations.json")
     with pytest.raises(ValueError, match="must name the keypoints of 'hands'"):
         TopDownDataset(files / "annotations.json", files / "images", extra_fields=["hands"])
     dataset = TopDownDataset(files / "annotations.json", files / "images")
     (files / "images" / "b.png").unlink()
-    with pytest.raises(ValueError, match="`images` lacks 'b.png'"):
+    with pytest.raises(ValueError, match=r"`images` lacks 'b\.png'"):
         dataset[1]
     Image.new("RGB", (20, 20)).save(files / "images" / "a.png")
     with pytest.raises(ValueError, match=r"'a.png' has \(width, height\) \(20, 20\)"):
         dataset[0]
     (files / "images" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="'a.png' cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"'a\.png' cannot be read as an image"):
         dataset[0]
     for index in (0, 4):
         change_annotation(files, index, keypoints=[0] * 42)
@@ -209,7 +209,7 @@ def test_labels_move_with_the_picture(name):
         angles.append(sample.rotation)
         widths.append(sample.scale[0] / 260)
     assert seen > 200 and 8 <= mirrored <= 32
-    least, greatest = augmentation.scale_range
+    _, greatest = augmentation.scale_range
     if augmentation.half_body_probability < 1:
         assert max(widths) <= greatest + 1e-6 and np.ptp(widths) > 0.3
     if augmentation.any_rotation_probability:
@@ -303,7 +303,7 @@ def test_samples_depend_on_seed_and_epoch_alone(files):
     dataset = TopDownDataset(files / "annotations.json", files / "images", HALPE19, (32, 32), transform=augmentation)
     dataset.set_epoch(3)
     first = dataset[1]
-    (loaded,) = list(DataLoader(dataset, sampler=[1], num_workers=1, collate_fn=lambda items: items))[0]
+    (loaded,) = next(iter(DataLoader(dataset, sampler=[1], num_workers=1, collate_fn=lambda items: items)))
     for name in first:
         np.testing.assert_array_equal(first[name], loaded[name])
     dataset.set_epoch(4)

@@ -3,7 +3,7 @@
 from .configuration_efficientnet_lite import EfficientNetLiteConfig
 from .configuration_rle import RLEConfig
 from .image_processing_rle import RLEImageProcessor
-from .loss_rle import RealNVP, RLELoss
+from .loss_rle import RealNVP, RLELoss, clip_gradients_by_tensor
 from .modeling_efficientnet_lite import EfficientNetLiteModel
 from .modeling_rle import RLEForPoseEstimation, RLEModel, RLEPoseEstimatorOutput
 
@@ -18,4 +18,5 @@ __all__ = [
     "RLEModel",
     "RLEPoseEstimatorOutput",
     "RealNVP",
+    "clip_gradients_by_tensor",
 ]

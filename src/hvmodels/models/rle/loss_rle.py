@@ -339,6 +339,26 @@ class RLELoss(nn.Module):
         return terms + self.base_terms(keypoints, sigmas, labels) * weights if self.use_residual else terms
 
 
+@torch.no_grad()
+def clip_gradients_by_tensor(module: nn.Module, max_norm: float):
+    """Scale the gradient of each tensor on its own to a norm of at most `max_norm`, as the original does in 3-D.
+
+    The stacked networks of a flow count as the separate tensors that they are there. The usual clipping goes by the norm
+    of all gradients together.
+
+    Args:
+        module: Its gradients are changed in place.
+        max_norm: Largest L2 norm of a tensor's gradient.
+    """
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            if parameter.grad is not None:
+                tensors = parameter.grad.flatten(0, 1) if isinstance(part, RealNVP) else parameter.grad[None]
+                norms = torch.linalg.vector_norm(tensors.flatten(1), dim=1)
+                factors = (max_norm / (norms + 1e-6)).clamp(max=1)
+                tensors.mul_(factors.view(-1, *[1] * (tensors.ndim - 1)))
+
+
 def _expand_weights(label_weights: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
     """Weights (batch, keypoints, dim), 0 where a label is not finite."""
     if label_weights is None:
@@ -359,4 +379,4 @@ def _check_shapes(keypoints, sigmas, labels, label_weights, keypoint_dim: int):
         raise ValueError(f"`label_weights` must have shape {shape} or {shape[:2]}, got {tuple(label_weights.shape)}.")
 
 
-__all__ = ["RLELoss", "RealNVP"]
+__all__ = ["RLELoss", "RealNVP", "clip_gradients_by_tensor"]
