@@ -190,7 +190,8 @@ class _LogDensity(torch.autograd.Function):
             by_second = torch.ops.aten.leaky_relu_backward(by_second, second, LEAKY_SLOPE, True)
             by_first = torch.bmm(hidden_weight.mT, by_second)
             by_first = torch.ops.aten.leaky_relu_backward(by_first, first, LEAKY_SLOPE, True).flatten(0, 1)
-            negatives[1 - moved] = torch.addmm(negatives[1 - moved], input_weight.T, by_first, alpha=-1)
+            # Not by addmm, whose sum over the hidden states would round more beside the large summand.
+            negatives[1 - moved] = negatives[1 - moved] - input_weight.T @ by_first
             torch.mm(by_first, kept.T, out=targets[0])
             torch.sum(by_first, -1, keepdim=True, out=targets[1])
             torch.bmm(by_second, first.mT, out=targets[2])

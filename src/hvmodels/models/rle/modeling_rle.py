@@ -6,7 +6,7 @@ head, is mmpose's, and its models are expressed here as well.
 
 Differences from the original, none of which changes a value by more than rounding:
 
-* Batch norm is folded into the convolutions outside of training, which run in the layout channels-last on the CPU.
+* Batch norm is folded into the convolutions outside of training.
 * The heads and the loss are computed in float32 whatever the precision of the backbone.
 * All-zero features give the bias of the coordinate head; there they give NaN.
 * Scores are (batch, keypoints) without the last axis of size 1.
@@ -191,11 +191,7 @@ class RLEModel(RLEPreTrainedModel):
                 f"`pixel_values` must have shape (batch, channels, height, width), got {tuple(pixel_values.shape)}; "
                 "the image processor makes them."
             )
-        pixel_values = pixel_values.to(self.dtype)
-        if pixel_values.device.type == "cpu":
-            # Else convolutions of small batches take a slow path, or copy to this layout and back each time.
-            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        outputs = self.backbone(pixel_values, return_dict=True)
+        outputs = self.backbone(pixel_values.to(self.dtype), return_dict=True)
         hidden_states = outputs.feature_maps[-1] if "feature_maps" in outputs else outputs.last_hidden_state
         pooled = hidden_states.mean(dim=(2, 3)) if hidden_states.ndim == 4 else hidden_states.mean(dim=1)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
