@@ -1,4 +1,4 @@
-"""RLE against the original: crops of an image, decoding of keypoints.
+"""RLE against the original: crops, decoding, flow with loss, inference and training of the COCO model, OKS-NMS.
 
     python benchmarks/rle.py --original res-loglikelihood-regression
 
@@ -24,11 +24,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
+from hvmodels import RLEConfig, RLEForPoseEstimation
+from hvmodels.conversion.rle import convert_state_dict
+from hvmodels.metrics.oks import oks_nms
 from hvmodels.models.rle.cropping_rle import crop_matrices, decode_keypoints, warp_crops
 from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
 
 
-PARTS = ("crops", "decoding")
+PARTS = ("crops", "decoding", "loss", "inference", "training", "nms")
 CROP_SIZE, IMAGE_SIZE = (256, 192), (480, 640)
 NUM_BOXES, NUM_POSES, NUM_KEYPOINTS = 32, 64, 17
 
@@ -167,6 +170,120 @@ def benchmark_decoding(original: SimpleNamespace, repeats: int):
     )
 
 
+def import_original_models(folder: Path) -> SimpleNamespace:
+    """Model and loss of the original, with stubs for the two packages that it needs only to load weights and name outputs."""
+
+    class EasyDict(dict):
+        __getattr__ = dict.__getitem__
+
+    stubs = {name: type(sys)(name) for name in ("torchvision", "torchvision.models", "easydict", "rlepose")}
+    stubs["torchvision"].models = stubs["torchvision.models"]
+    stubs["torchvision.models"].resnet50 = lambda pretrained: torch.nn.Module()
+    stubs["easydict"].EasyDict = EasyDict
+    stubs["rlepose"].__path__ = [str(folder.resolve() / "rlepose")]
+    sys.modules.update(stubs)
+    preset = {"NUM_JOINTS": NUM_KEYPOINTS, "IMAGE_SIZE": CROP_SIZE, "HEATMAP_SIZE": (64, 48)}
+    model = importlib.import_module("rlepose.models.regression_nf").RegressFlow(
+        NUM_LAYERS=50, NUM_FC_FILTERS=[-1], HIDDEN_LIST=-1, PRESET=preset
+    )
+    loss = importlib.import_module("rlepose.models.criterion").RLELoss()
+    nms = importlib.import_module("rlepose.utils.nms")
+    # A stub must not look like an installed torchvision to transformers.
+    del sys.modules["torchvision"], sys.modules["torchvision.models"]
+    return SimpleNamespace(model=model, loss=loss, nms=nms, outputs=EasyDict)
+
+
+def benchmark_nms(original: SimpleNamespace, repeats: int):
+    generator = np.random.default_rng(0)
+    images = []
+    for _ in range(50):
+        poses = generator.uniform(0, 200, (10, NUM_KEYPOINTS, 2)).repeat(2, axis=0)
+        poses += generator.normal(scale=3, size=poses.shape)
+        images.append((poses, generator.permutation(20) / 20, generator.uniform(5e3, 4e4, 20)))
+    records = [
+        [
+            {"keypoints": np.insert(pose, 2, 1, axis=1).reshape(-1), "score": score, "area": area}
+            for pose, score, area in zip(*image, strict=True)
+        ]
+        for image in images
+    ]
+    sigmas = np.array(RLEConfig().keypoint_sigmas)
+
+    def suppress_originally():
+        return [original.nms.oks_nms(image, 0.9) for image in records]
+
+    def suppress():
+        return [oks_nms(*image, sigmas, 0.9) for image in images]
+
+    equal = all(map(np.array_equal, suppress_originally(), suppress()))
+    print(f"OKS-NMS, the same persons stay: {equal}", flush=True)
+    print_times(
+        "OKS-NMS of 50 images with 20 persons",
+        cpu_seconds({"original": suppress_originally, "ours": suppress}, repeats),
+    )
+
+
+def benchmark_model(original: SimpleNamespace, parts: list[str], repeats: int):
+    config, state = convert_state_dict(original.model.state_dict(), {})
+    model = RLEForPoseEstimation(config)
+    model.load_state_dict(state)
+    generator = torch.Generator().manual_seed(0)
+    shape = (32, NUM_KEYPOINTS, 2)
+    labels, keypoints = (0.1 * torch.randn(shape, generator=generator) for _ in range(2))
+    sigmas, weights = 0.05 + 0.3 * torch.rand(shape, generator=generator), torch.ones(shape)
+    weights[:3] = 0
+    pixel_values = torch.randn(8, 3, *CROP_SIZE, generator=generator)
+    targets = {"target_uv": labels, "target_uv_weight": weights}
+    first = {name: value[:8] for name, value in targets.items()}
+
+    def loss_originally():
+        points, deviations = (value.clone().requires_grad_() for value in (keypoints, sigmas))
+        density = original.model.flow.log_prob(((points - labels) / deviations).reshape(-1, 2)).reshape(*shape[:2], 1)
+        outputs = original.outputs(pred_jts=points, sigma=deviations, nf_loss=deviations.log() - density)
+        original.model.flow.zero_grad()
+        return _differentiate(original.loss(outputs, targets))
+
+    def compute_loss():
+        points, deviations = (value.clone().requires_grad_() for value in (keypoints, sigmas))
+        model.criterion.zero_grad()
+        return _differentiate(model.criterion(points, deviations, labels, weights))
+
+    @torch.no_grad()
+    def infer_originally():
+        return original.model(pixel_values).sigma + original.model(pixel_values.flip(-1)).sigma
+
+    @torch.no_grad()
+    def infer():
+        return 2 * model(pixel_values, flip_test=True).sigmas
+
+    def train_originally():
+        original.model.zero_grad()
+        return _differentiate(original.loss(original.model(pixel_values, first), first))
+
+    def train():
+        model.zero_grad()
+        return _differentiate(model(pixel_values, labels[:8], weights[:8]).loss)
+
+    model.config.flip_swaps_sigmas = False
+    for part, title, contenders in (
+        ("loss", "flow and loss of 32x17 keypoints, both ways", (loss_originally, compute_loss)),
+        ("inference", "8 crops with flip test", (infer_originally, infer)),
+        ("training", "training step of 8 crops", (train_originally, train)),
+    ):
+        if part in parts:
+            for module in (original.model, model):
+                module.train(part != "inference")
+            theirs, ours = (contender() for contender in contenders)
+            print(f"{part}, largest relative difference {((theirs - ours) / theirs).abs().max():.1e}", flush=True)
+            times = cpu_seconds(dict(zip(("original", "ours"), contenders, strict=True)), repeats, warmups=0)
+            print_times(title, times)
+
+
+def _differentiate(loss: torch.Tensor) -> torch.Tensor:
+    loss.backward()
+    return loss.detach()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -185,6 +302,11 @@ def main():
         benchmark_crops(original, args.repeats)
     if "decoding" in args.parts:
         benchmark_decoding(original, args.repeats)
+    if set(args.parts) - {"crops", "decoding"}:
+        original = import_original_models(args.original)
+        benchmark_model(original, args.parts, args.repeats)
+        if "nms" in args.parts:
+            benchmark_nms(original, args.repeats)
 
 
 if __name__ == "__main__":

@@ -212,16 +212,17 @@ def test_predict_the_default_model_on_the_example_picture(top_down, monkeypatch,
     plot = tmp_path / "new" / "demo_pose.jpg"
     printed = run("predict", "--task", "pose-estimation", "--plot", plot).splitlines()
     assert printed[0].startswith("Example picture: portrait of Grace Hopper") and "matplotlib" in printed[0]
-    assert printed[1] == "The whole picture is the box of one person; --boxes or --detector look closer."
+    assert printed[1].startswith("The box of the whole person is x, y, width, height = (-200, 0, 912, 1900)")
     assert printed[2].startswith("grace_hopper.jpg: 1 person (0.") and printed[3] == f"Wrote {plot}"
     portrait, drawn = Image.open(example_picture()), Image.open(plot)
-    persons = pipeline("pose-estimation", model=top_down)(example_picture())
+    estimator = pipeline("pose-estimation", model=top_down)
+    persons = estimator(example_picture(), boxes=[cli.EXAMPLE_BOX])
     assert drawn.size == portrait.size
     expected = np.asarray(draw_poses(portrait, persons, [(0, 18)]), dtype=float)
     assert np.abs(np.asarray(drawn, dtype=float) - expected).mean() < 3  # of 255, the loss of JPEG
     assert np.abs(expected - np.asarray(portrait)).max() > 100
     run("predict", example_picture(), "--plot", plot, "--keypoint-threshold", 1)  # the kind of file tells the task
-    bare = np.asarray(draw_poses(portrait, persons, keypoint_threshold=1), dtype=float)
+    bare = np.asarray(draw_poses(portrait, estimator(example_picture()), keypoint_threshold=1), dtype=float)
     assert np.abs(np.asarray(Image.open(plot), dtype=float) - bare).mean() < 3
 
 

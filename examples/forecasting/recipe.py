@@ -182,6 +182,7 @@ def finish_run(
     best = min(history, key=lambda epoch: epoch["validation_mse"])["epoch"]
     report = {
         "recipe": asdict(recipe),
+        "num_processes": PartialState().num_processes,
         "epochs": len(history),
         "best_epoch": best,
         "history": history,

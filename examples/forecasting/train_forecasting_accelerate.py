@@ -29,7 +29,7 @@ def train(
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
     history, best_weights = [], None
     if state_file is not None and state_file.exists():
-        state = torch.load(state_file, map_location=accelerator.device, weights_only=True)
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history, best_weights = state["history"], state["best_weights"]

@@ -413,6 +413,7 @@ class Run:
                     model.save_pretrained(self.output_dir)
                     self.processor.save_pretrained(self.output_dir)
                 report = {"best": self.best, "history": self.history, "recipe": asdict(self.recipe)}
+                report["num_processes"] = accelerator.num_processes
                 write_json(report, self.output_dir / METRICS_FILE)
                 print(describe(entry), flush=True)
         return entry

@@ -416,7 +416,9 @@ class TopDownRun:
             if accelerator.is_main_process:
                 model.save_pretrained(self.output_dir)
                 self.recipe.image_processor().save_pretrained(self.output_dir)
-                write_json({"history": self.history, "recipe": asdict(self.recipe)}, self.output_dir / METRICS_FILE)
+                report = {"history": self.history, "recipe": asdict(self.recipe)}
+                report["num_processes"] = accelerator.num_processes
+                write_json(report, self.output_dir / METRICS_FILE)
                 figures = (f"{name} {value:.4g}" for name, value in entry.items() if name != "epoch")
                 print(f"epoch {entry['epoch']}: {', '.join(figures)}", flush=True)
         return entry

@@ -34,7 +34,7 @@ def train(
     run = Run(recipe, data, processor, output_dir)
     state_file, first_epoch = output_dir / "training_state.pt", 0
     if state_file.exists():
-        state = torch.load(state_file, map_location=accelerator.device, weights_only=True)
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
         first_epoch = state["epoch"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -101,7 +101,8 @@ def main(arguments: list[str] | None = None):
     output_dir = Path(options.output_dir)
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        # Some parameters are unused, without denoising or in a batch without persons.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)],
     )
     data = recipe.load_data()
     claim_output_dir(recipe, output_dir, options.resume)

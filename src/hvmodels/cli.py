@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 EXAMPLE_SERIES = "assets/air_passengers.csv"
 EXAMPLE_PICTURE = "grace_hopper.jpg"
+EXAMPLE_BOX = (-200, 0, 912, 1900)  # of the whole person, most of whom is below the edge of the portrait
 
 
 @app.command("list")
@@ -188,7 +189,8 @@ def _predict_poses(
     from .visualization.poses import draw_poses
 
     model = model or default_model("pose-estimation")
-    if data is None:
+    is_example = data is None
+    if is_example:
         data = example_picture()
         typer.echo(
             "Example picture: portrait of Grace Hopper (US Navy, public domain), from matplotlib's sample data."
@@ -203,6 +205,9 @@ def _predict_poses(
     options = {name: value for name, value in options.items() if value is not None}
     if "boxes" in options:
         options["boxes"] = _read_boxes(options["boxes"], names, is_folder)
+    elif estimator.is_top_down and is_example and "detector" not in options:
+        options["boxes"] = [[EXAMPLE_BOX]]
+        typer.echo(f"The box of the whole person is x, y, width, height = {EXAMPLE_BOX}, beyond the picture's edge.")
     elif estimator.is_top_down and "detector" not in options:
         typer.echo("The whole picture is the box of one person; --boxes or --detector look closer.")
     found = {}

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModelForTimeSeriesPrediction
 
 import hvmodels  # noqa: F401
+from tests.examples.launch import ENVIRONMENT, two_processes
 
 
 pd = pytest.importorskip("pandas")
@@ -46,7 +46,7 @@ def start(script, csv_file, output_dir, *options, launcher=()):
     command = [sys.executable, *launcher, str(EXAMPLES / script), f"--data={csv_file}", f"--output_dir={output_dir}"]
     return subprocess.Popen(
         [*command, *OPTIONS, *options],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, **ENVIRONMENT},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -97,15 +97,11 @@ def test_both_scripts_agree(runs):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_two_processes_equal_one(script, runs, csv_file, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    launcher += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}"]
-    finish(start(script, csv_file, tmp_path, launcher=launcher))
+    finish(start(script, csv_file, tmp_path, launcher=two_processes()))
     weights = load_file(tmp_path / "model.safetensors")
     torch.testing.assert_close(weights, load_file(runs[script] / "model.safetensors"), rtol=0, atol=1e-5)
     one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (runs[script], tmp_path))
+    assert (one["num_processes"], two["num_processes"]) == (1, 2)
     assert one["test"]["mse"] == pytest.approx(two["test"]["mse"], rel=1e-4)
     assert one["history"][-1]["train_loss"] == pytest.approx(two["history"][-1]["train_loss"], rel=1e-4)
 

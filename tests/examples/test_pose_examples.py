@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import AutoBackbone, AutoModelForPoseEstimation, ResNetConfig,
 import hvmodels  # noqa: F401
 from hvmodels import EDPoseConfig, EDPoseImageProcessor
 from hvmodels.metrics.keypoints import KeypointEvaluator
+from tests.examples.launch import ENVIRONMENT, two_processes
 
 
 pytest.importorskip("accelerate")
@@ -154,18 +154,14 @@ def test_both_scripts_agree(runs):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_two_processes_equal_one(script, runs, data_folder, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
-    launcher += ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}"]
     subprocess.run(
-        [sys.executable, *launcher, str(EXAMPLES / script), *options(data_folder, tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
+        [sys.executable, *two_processes(), str(EXAMPLES / script), *options(data_folder, tmp_path)],
+        env={**os.environ, **ENVIRONMENT},
         check=True,
         timeout=600,
     )
     one, two = report_of(runs[script]), report_of(tmp_path)
+    assert (one["num_processes"], two["num_processes"]) == (1, 2)
     assert len(two["history"]) == len(one["history"])
     for ours, theirs in zip(one["history"], two["history"], strict=True):
         assert theirs == pytest.approx(ours, rel=1e-3)

@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import AutoBackbone, ResNetConfig
 from hvmodels.metrics.keypoints import percentage_of_correct_keypoints
 from hvmodels.models.rle import RLEConfig, RLEForPoseEstimation
 from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
+from tests.examples.launch import ENVIRONMENT, two_processes
 
 
 pytest.importorskip("accelerate")
@@ -230,15 +230,11 @@ def test_frozen_modules_stay(script, frozen, scripts, data_folder):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_two_processes_equal_one(script, frozen, data_folder, tmp_path):
     """With a frozen backbone, whose norms do not depend on the share of a batch; stopped and resumed."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
-    command += [str(EXAMPLES / script), *options(data_folder, tmp_path, "--frozen", "embedder", "encoder")]
-    environment = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [str(EXAMPLES / script), *options(data_folder, tmp_path, "--frozen", "embedder", "encoder")]
     for extra in (["--epochs=2", "--evaluate_every=2"], ["--epochs=4", "--evaluate_every=2", "--resume"]):
-        subprocess.run([*command, *extra], env={**os.environ, **environment}, check=True, timeout=600)
+        command = [sys.executable, *two_processes(), *arguments, *extra]
+        subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=True, timeout=600)
+    assert json.loads((tmp_path / "metrics.json").read_text())["num_processes"] == 2
     one, two = history_of(frozen / script), history_of(tmp_path)
     assert [entry["epoch"] for entry in two] == [2, 4]
     for name in ("PCK@0.1", "PCK@0.2", "learning_rate"):

@@ -5,12 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from hvmodels.models.rle.cropping_rle import boxes_to_center_scale, crop_matrices, instance_scores, warp_crops
 from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
+from tests.modeling_checks import ProcessorChecks
 
 
 STD_3D = [0.225, 0.224, 0.229]
@@ -486,3 +488,19 @@ def test_arguments_that_do_not_fit_the_outputs(processor, arguments, message):
     arguments = {"boxes": [[[0, 0, 1, 1], [0, 0, 2, 2]]], **arguments}
     with pytest.raises(ValueError, match=message):
         processor.post_process_pose_estimation(make_outputs(2), **arguments)
+
+
+class TestRLEImageProcessor(ProcessorChecks):
+    processor_class = RLEImageProcessor
+    processor_arguments = {
+        "size": {"height": 128, "width": 96},
+        "image_mean": (0.5, 0.4, 0.3),
+        "image_std": (0.2, 0.3, 0.4),
+        "box_padding": 1.0,
+        "depth_scale": 1000.0,
+        "drop_outside": True,
+    }
+
+    @pytest.fixture(autouse=True)
+    def auto_class(self, auto_image_processor):
+        self.__class__.auto_class = transformers.AutoImageProcessor

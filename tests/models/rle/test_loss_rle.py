@@ -40,6 +40,22 @@ class TestRealNVP:
         jacobian = torch.autograd.functional.jacobian(lambda point: flow.to_latent(point)[0], point)
         assert_close(flow.to_latent(point)[1], torch.linalg.slogdet(jacobian)[1])
 
+    @pytest.mark.parametrize("num_layers", [1, 2, 5])
+    @pytest.mark.parametrize("dim", [2, 3])
+    def test_gradients(self, dim, num_layers):
+        """Against differences, and exactly against those that autograd finds."""
+        flow = RealNVP(dim, num_layers, hidden_size=3).double()
+        points = torch.randn(2, 2, dim, dtype=torch.float64, requires_grad=True)
+        inputs = [points, *flow.parameters()]
+        assert torch.autograd.gradcheck(lambda *_: flow.log_prob(points), inputs)
+        latent, log_determinant = flow.to_latent(points)
+        expected = log_determinant + torch.distributions.Normal(0, 1).log_prob(latent).sum(-1)
+        weights = torch.randn(2, 2, dtype=torch.float64)
+        assert_close(
+            torch.autograd.grad(flow.log_prob(points), inputs, weights),
+            torch.autograd.grad(expected, inputs, weights, allow_unused=True, materialize_grads=True),
+        )
+
     def test_equals_separate_networks(self, flow):
         """The paper's coupling, network by network: masked input, masked output."""
         points = torch.randn(6, flow.dim, dtype=torch.float64)

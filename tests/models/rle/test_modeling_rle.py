@@ -1,13 +1,18 @@
 import copy
 import json
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel, pipeline
 
-from hvmodels import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEModel
+from hvmodels import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLEModel
+from hvmodels.hub import export
 from hvmodels.keypoint_sets import COCO17
 from hvmodels.models.rle import EfficientNetLiteModel
 from hvmodels.models.rle.convolution_rle import FoldingConvolution
@@ -385,3 +390,53 @@ def test_initial_weights(formulation):
         assert not bias.any()
         bound = 0.01 * (6 / 128) ** 0.5
         assert 0.99 * bound < flow.abs().max() <= bound * (1 + 1e-6)
+
+
+LOAD_WITHOUT_PACKAGE = """
+import json, sys
+import numpy as np
+import torch
+sys.modules["hvmodels"] = None
+from transformers import AutoImageProcessor, AutoModelForPoseEstimation, pipeline
+torch.set_num_threads(1)
+model = AutoModelForPoseEstimation.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+estimator = pipeline(model=sys.argv[1], trust_remote_code=True)
+picture = np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3)
+box = [10, 5, 40, 50]
+with torch.no_grad():
+    keypoints = model(**{"pixel_values": processor(picture, boxes=[[box]], return_tensors="pt")["pixel_values"]}).keypoints
+person = estimator(picture, boxes=[box])[0]
+print(json.dumps([type(model).__name__, keypoints.flatten().tolist(), person]))
+"""
+
+
+@pytest.mark.usefixtures("auto_image_processor")
+@pytest.mark.parametrize("name", ["lite", "resnet3d"])
+def test_exported_folder_loads_without_the_package(name, tmp_path):
+    model = make_model(name, confidence_coefficients=[-2.0, -1.0])
+    processor = RLEImageProcessor(size={"height": 64, "width": 64})
+    export(model, processor, tmp_path / "model")
+    result = subprocess.run(
+        [sys.executable, "-c", LOAD_WITHOUT_PACKAGE, str(tmp_path / "model")],
+        capture_output=True, text=True, check=False, env={**os.environ, "HF_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    class_name, keypoints, person = json.loads(result.stdout.splitlines()[-1])
+    assert class_name == "RLEForPoseEstimation"
+    picture, box = np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3), [10, 5, 40, 50]
+    with torch.no_grad():
+        expected = model(processor(picture, boxes=[[box]], return_tensors="pt")["pixel_values"]).keypoints
+    assert_close(torch.tensor(keypoints), expected.flatten(), atol=2e-5, rtol=0)
+    estimator = pipeline("pose-estimation", model=model, image_processor=processor)
+    here = estimator(picture, boxes=[box])[0]
+    assert person["box"] == here["box"] and person["score"] == pytest.approx(here["score"], abs=1e-5)
+    for theirs, ours in zip(person["keypoints"], here["keypoints"], strict=True):
+        assert theirs["label"] == ours["label"] and set(theirs) == set(ours) >= {"sigma", "confidence"}
+        assert theirs["x"] == pytest.approx(ours["x"], abs=1e-2)
+
+
+def test_compiles_in_one_graph():
+    """The inference pass, with the flip test."""
+    explanation = torch._dynamo.explain(make_model("lite"))(torch.randn(1, 3, 64, 64), flip_test=True)
+    assert explanation.graph_break_count == 0

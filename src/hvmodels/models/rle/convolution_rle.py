@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 
 
 def fold_batch_norm(weight: torch.Tensor, normalization: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,7 +28,7 @@ class FoldingConvolution(nn.Module):
         super().__init__()
         self.convolution = layer.convolution
         self.normalization = layer.normalization
-        self.activation = getattr(layer, "activation", None) or nn.Identity()
+        self.activation = _in_place(getattr(layer, "activation", None) or nn.Identity())
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, channels, height, width) to the same with the channels and the stride of the convolution."""
@@ -40,9 +41,17 @@ class FoldingConvolution(nn.Module):
         )
 
 
+def _in_place(activation: nn.Module) -> nn.Module:
+    return nn.ReLU(inplace=True) if isinstance(activation, type(ACT2FN["relu"])) else activation
+
+
 def replace_convolutions(module: nn.Module):
-    """Replace every layer with a convolution and a batch norm below `module` by `FoldingConvolution`."""
+    """Replace every layer with a convolution and a batch norm below `module` by `FoldingConvolution`.
+
+    ReLUs below it, those after a residual sum among them, overwrite their input.
+    """
     for name, child in module.named_children():
+        setattr(module, name, _in_place(child))
         if isinstance(getattr(child, "normalization", None), nn.BatchNorm2d):
             setattr(module, name, FoldingConvolution(child))
         else:

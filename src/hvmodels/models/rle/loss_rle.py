@@ -10,10 +10,12 @@ coupling run as one product; everything is computed in float32 at least; deviati
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 
 LEAKY_SLOPE = 0.01
@@ -57,49 +59,15 @@ class RealNVP(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
-    def _couplings(self, dtype: torch.dtype) -> list[tuple[int, tuple[torch.Tensor, ...]]]:
-        """For each coupling which half it moves, and what is alive of its weights and biases.
-
-        A half is the x or the y of a plane, and x and y or z of a space.
-        """
-        middle = 1 if self.dim == 2 else 2
-        halves = (slice(0, middle), slice(middle, self.dim))
-        input_weights, hidden_weights = self.input_weight.to(dtype).mT, self.hidden_weight.to(dtype).mT
-        output_weights = self.output_weight.to(dtype)
-        input_biases, hidden_biases, output_biases = (
-            getattr(self, f"{name}_bias").to(dtype)[:, :, None] for name in ("input", "hidden", "output")
-        )
-        by_half = [
-            zip(
-                input_weights[:, :, halves[1 - moved]].unbind(),
-                input_biases.unbind(),
-                hidden_weights.unbind(),
-                hidden_biases.unbind(),
-                output_weights[:, :, halves[moved]].unbind(),
-                output_biases[..., halves[moved]].unbind(),
-                strict=True,
-            )
-            for moved in range(2)
+    def _weights(self, dtype: torch.dtype) -> list[torch.Tensor]:
+        return [
+            getattr(self, f"{name}_{kind}").to(dtype)
+            for name in ("input", "hidden", "output")
+            for kind in ("weight", "bias")
         ]
-        return [(layer % 2, weights[layer % 2]) for layer, weights in enumerate(zip(*by_half, strict=True))]
-
-    @staticmethod
-    def _networks(kept: torch.Tensor, weights: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale (logarithm) and shift of the moved half, (points, coordinates) each, from the kept one."""
-        input_weight, input_bias, hidden_weight, hidden_bias, output_weight, output_bias = weights
-        hidden = torch.baddbmm(input_bias, kept.expand(2, *kept.shape), input_weight)
-        hidden = nn.functional.leaky_relu_(hidden, LEAKY_SLOPE)
-        hidden = nn.functional.leaky_relu_(torch.baddbmm(hidden_bias, hidden, hidden_weight), LEAKY_SLOPE)
-        # To one or two outputs a matrix product is slower than this.
-        scale, shift = (hidden[:, :, None] * output_weight[:, None]).sum(-1) + output_bias
-        return scale.tanh(), shift
-
-    def _halves(self, points: torch.Tensor) -> list[torch.Tensor]:
-        middle = 1 if self.dim == 2 else 2
-        return list(points.reshape(-1, self.dim).split([middle, self.dim - middle], dim=1))
 
     def log_prob(self, points: torch.Tensor) -> torch.Tensor:
-        """Logarithm of the density.
+        """Logarithm of the density, with first derivatives only; `to_latent` has them all.
 
         Args:
             points: (..., dim).
@@ -107,26 +75,129 @@ class RealNVP(nn.Module):
         Returns:
             (...).
         """
-        latent, log_determinant = self.to_latent(points)
-        return log_determinant - 0.5 * (latent**2).sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
+        with torch.autocast(points.device.type, enabled=False):
+            return _LogDensity.apply(points.reshape(-1, self.dim), *self._weights(points.dtype)).view(
+                points.shape[:-1]
+            )
 
     def to_latent(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Points (..., dim) to where the base density is normal, and the logarithm of the map's determinant (...)."""
-        halves, scales = self._halves(points), []
-        for moved, weights in reversed(self._couplings(points.dtype)):
-            scale, shift = self._networks(halves[1 - moved], weights)
-            halves[moved] = (halves[moved] - shift) * torch.exp(-scale)
-            scales.append(scale)
-        log_determinant = -torch.cat(scales, dim=1).sum(1)
-        return torch.cat(halves, dim=1).view(points.shape), log_determinant.view(points.shape[:-1])
+        halves, log_determinant, _ = _to_latent(points.reshape(-1, self.dim), self._weights(points.dtype))
+        return torch.cat(halves).T.reshape(points.shape), log_determinant.view(points.shape[:-1])
 
     def from_latent(self, latent: torch.Tensor) -> torch.Tensor:
         """The inverse of `to_latent`, which turns normal samples into samples of the density; (..., dim)."""
-        halves = self._halves(latent)
-        for moved, weights in self._couplings(latent.dtype):
-            scale, shift = self._networks(halves[1 - moved], weights)
+        halves = _split(latent.reshape(-1, self.dim).T)
+        for moved, weights in _couplings(self._weights(latent.dtype)):
+            scale, shift, _ = _run_networks(halves[1 - moved], *weights)
             halves[moved] = halves[moved] * torch.exp(scale) + shift
-        return torch.cat(halves, dim=1).view(latent.shape)
+        return torch.cat(halves).T.reshape(latent.shape)
+
+
+# Below, points are (dim, points) and hidden states (2, hidden_size, points), of which nothing has to be copied.
+
+
+def _split(values: torch.Tensor, dim: int = 0) -> list[torch.Tensor]:
+    """The coordinates that odd couplings keep and even ones move, and the others: x and y, or x with y and z."""
+    size = values.shape[dim]
+    return list(values.split([1 if size == 2 else 2, 1], dim))
+
+
+def _couplings(weights: Sequence[torch.Tensor]) -> list[tuple[int, tuple[torch.Tensor, ...]]]:
+    """For each coupling which half it moves, and what is alive of its weights and biases, as views."""
+    input_weights, input_biases, hidden_weights, hidden_biases, output_weights, output_biases = weights
+    moving = [
+        (
+            _split(input_weights[moved::2], 3)[1 - moved].flatten(1, 2),
+            input_biases[moved::2].flatten(1)[..., None],
+            hidden_weights[moved::2],
+            hidden_biases[moved::2, ..., None],
+            _split(output_weights[moved::2], 2)[moved],
+            _split(output_biases[moved::2], 2)[moved][..., None],
+        )
+        for moved in (0, 1)
+    ]
+    moving = [list(zip(*(values.unbind() for values in stacks), strict=True)) for stacks in moving]
+    return [(layer % 2, moving[layer % 2][layer // 2]) for layer in range(len(input_weights))]
+
+
+def _run_networks(
+    kept: torch.Tensor,
+    input_weight: torch.Tensor,
+    input_bias: torch.Tensor,
+    hidden_weight: torch.Tensor,
+    hidden_bias: torch.Tensor,
+    output_weight: torch.Tensor,
+    output_bias: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Scale (logarithm) and shift of the moved half from the kept one, and the hidden states."""
+    hidden_size = hidden_weight.shape[-1]
+    first = torch.addmm(input_bias, input_weight, kept).view(2, hidden_size, -1)
+    first = nn.functional.leaky_relu_(first, LEAKY_SLOPE)
+    second = nn.functional.leaky_relu_(torch.baddbmm(hidden_bias, hidden_weight, first), LEAKY_SLOPE)
+    scale, shift = torch.baddbmm(output_bias, output_weight, second)
+    return scale.tanh(), shift, (first, second)
+
+
+def _to_latent(
+    points: torch.Tensor, weights: Sequence[torch.Tensor]
+) -> tuple[list[torch.Tensor], torch.Tensor, list[tuple[torch.Tensor, ...]]]:
+    """Latent halves of points (points, dim), logarithm of the determinant (points,), and the states of each coupling.
+
+    States are the kept half, the hidden ones, the scale, its exponential, and the half as it was moved, from the last
+    coupling to the first.
+    """
+    halves, states = _split(points.T.contiguous()), []
+    for moved, coupling in reversed(_couplings(weights)):
+        kept = halves[1 - moved]
+        scale, shift, hidden = _run_networks(kept, *coupling)
+        factor = torch.exp(-scale)
+        halves[moved] = (halves[moved] - shift) * factor
+        states.append((kept, *hidden, scale, factor, halves[moved]))
+    return halves, -torch.cat([state[3] for state in states]).sum(0), states
+
+
+class _LogDensity(torch.autograd.Function):
+    """Logarithm of the density, differentiated by hand: of autograd's 300 steps most do little but cost time."""
+
+    @staticmethod
+    def forward(ctx, points: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        """(points, dim) to (points,)."""
+        halves, log_determinant, states = _to_latent(points, weights)
+        ctx.save_for_backward(*weights, *halves, *(tensor for state in states for tensor in state))
+        latent = torch.cat(halves)
+        return log_determinant - 0.5 * (latent * latent).sum(0) - 0.5 * len(latent) * math.log(2 * math.pi)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Gradients of points and weights."""
+        weights, halves, states = ctx.saved_tensors[:6], ctx.saved_tensors[6:8], iter(ctx.saved_tensors[8:])
+        states = list(zip(*[states] * 6, strict=True))
+        gradients = [torch.zeros_like(weight) for weight in weights]
+        # All by their negatives.
+        gradient = -gradient
+        negatives = [half * -gradient for half in halves]
+        for (moved, coupling), (_, targets), state in zip(
+            _couplings(weights), _couplings(gradients), reversed(states), strict=True
+        ):
+            input_weight, _, hidden_weight, _, output_weight, _ = coupling
+            kept, first, second, scale, factor, result = state
+            by_scale = torch.ops.aten.tanh_backward(torch.addcmul(gradient, negatives[moved], result), scale)
+            negatives[moved] = negatives[moved] * factor
+            by_output = torch.stack([by_scale, negatives[moved]])
+            by_second = torch.bmm(output_weight.mT, by_output)
+            by_second = torch.ops.aten.leaky_relu_backward(by_second, second, LEAKY_SLOPE, True)
+            by_first = torch.bmm(hidden_weight.mT, by_second)
+            by_first = torch.ops.aten.leaky_relu_backward(by_first, first, LEAKY_SLOPE, True).flatten(0, 1)
+            negatives[1 - moved] = torch.addmm(negatives[1 - moved], input_weight.T, by_first, alpha=-1)
+            torch.mm(by_first, kept.T, out=targets[0])
+            torch.sum(by_first, -1, keepdim=True, out=targets[1])
+            torch.bmm(by_second, first.mT, out=targets[2])
+            torch.sum(by_second, -1, keepdim=True, out=targets[3])
+            torch.bmm(by_output, second.mT, out=targets[4])
+            torch.sum(by_output, -1, keepdim=True, out=targets[5])
+        return -torch.cat(negatives).T, *gradients
 
 
 class RLELoss(nn.Module):

@@ -6,7 +6,7 @@ head, is mmpose's, and its models are expressed here as well.
 
 Differences from the original, none of which changes a value by more than rounding:
 
-* Batch norm is folded into the convolutions outside of training, and the flip test is one pass over twice the crops.
+* Batch norm is folded into the convolutions outside of training, which run in the layout channels-last on the CPU.
 * The heads and the loss are computed in float32 whatever the precision of the backbone.
 * All-zero features give the bias of the coordinate head; there they give NaN.
 * Scores are (batch, keypoints) without the last axis of size 1.
@@ -191,7 +191,11 @@ class RLEModel(RLEPreTrainedModel):
                 f"`pixel_values` must have shape (batch, channels, height, width), got {tuple(pixel_values.shape)}; "
                 "the image processor makes them."
             )
-        outputs = self.backbone(pixel_values.to(self.dtype), return_dict=True)
+        pixel_values = pixel_values.to(self.dtype)
+        if pixel_values.device.type == "cpu":
+            # Else convolutions of small batches take a slow path, or copy to this layout and back each time.
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        outputs = self.backbone(pixel_values, return_dict=True)
         hidden_states = outputs.feature_maps[-1] if "feature_maps" in outputs else outputs.last_hidden_state
         pooled = hidden_states.mean(dim=(2, 3)) if hidden_states.ndim == 4 else hidden_states.mean(dim=1)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
@@ -249,14 +253,19 @@ class RLEForPoseEstimation(RLEPreTrainedModel):
             raise ValueError("`flip_test` must be False where `labels` are given: the loss is that of one pass.")
         if label_weights is not None and labels is None:
             raise ValueError("`labels` must be given where `label_weights` are.")
+        batches = [pixel_values]
         if flip_test:
             permutation = self.config.flip_permutation
-            pixel_values = torch.cat([pixel_values, pixel_values.flip(-1)])
-        features = self.rle(pixel_values, return_dict=True)
+            batches.append(pixel_values.flip(-1))
+            if pixel_values.device.type != "cpu":
+                # On the CPU two passes are faster, as their feature maps stay smaller.
+                batches = [torch.cat(batches)]
+        features = [self.rle(batch, return_dict=True) for batch in batches]
+        pooled = torch.cat([batch.pooler_output for batch in features])
         with torch.autocast(pixel_values.device.type, enabled=False):
-            shape = (len(pixel_values), self.config.num_keypoints, self.config.keypoint_dim)
-            keypoints = self.coordinate_head(features.pooler_output).view(shape)
-            sigmas = self.sigma_head(features.pooler_output).view(shape)
+            shape = (len(pooled), self.config.num_keypoints, self.config.keypoint_dim)
+            keypoints = self.coordinate_head(pooled).view(shape)
+            sigmas = self.sigma_head(pooled).view(shape)
             if self.config.root_index is not None and self.config.keypoint_dim == 3 and not self.training:
                 depth = keypoints[..., 2:]
                 keypoints = torch.cat([keypoints[..., :2], depth - depth[:, self.config.root_index, None]], dim=-1)
@@ -270,7 +279,7 @@ class RLEForPoseEstimation(RLEPreTrainedModel):
             sigmas=sigmas,
             scores=scores,
             confidences=self._confidences(sigmas),
-            last_hidden_state=features.last_hidden_state,
+            last_hidden_state=torch.cat([batch.last_hidden_state for batch in features]),
         )
 
     def _merge(
