@@ -181,6 +181,7 @@ def test_picture_is_turned_as_it_was_annotated(files):
 
 def presets():
     plain = {"erase_probability": 0.0, "background_probability": 0.0, "color_probability": 0.0}
+    plain["cut_probability"] = 0.0  # discs at the edge are cut
     coco = TopDownAugmentation.coco(HALPE19)
     return {
         "coco": coco,
@@ -243,6 +244,35 @@ def test_half_body_looks_at_one_half():
                 np.testing.assert_array_equal(crop, shown)
     assert counts["upper"] + counts["lower"] == 60 and 30 <= counts["upper"] <= 52
     few = person(weights=np.where(np.arange(19)[:, None] < 3, 1.0, np.zeros((19, 2))))
+    np.testing.assert_array_equal(augmentation(few, np.random.default_rng(0)).center, few.center)
+
+
+def test_pictures_that_end_within_the_person():
+    augmentation = TopDownAugmentation(
+        HALPE19,
+        flip_probability=0,
+        half_body_probability=0,
+        scale_probability=0,
+        rotation_probability=0,
+        cut_probability=1,
+    )
+    lower = cut = 0
+    for seed in range(60):
+        sample = augmentation(person(), np.random.default_rng(seed))
+        if sample.visible_box is None:  # too few would be left
+            continue
+        first, last = sample.visible_box.reshape(2, 2)
+        shown = ~((first > POINTS) | (last <= POINTS)).any(axis=1)
+        np.testing.assert_array_equal(sample.weights[:, 0] > 0, shown)
+        assert 4 <= shown.sum() < 19 and (first == 0).sum() + (last == (200, 240)).sum() == 3
+        lower, cut = lower + (last[1] < 240), cut + 1
+        # The crop goes around what is seen, and everything beyond the edge is black.
+        corners = np.stack([sample.center - sample.scale / 2.5, sample.center + sample.scale / 2.5])
+        assert ((POINTS[shown] >= corners[0] - 1e-3) & (POINTS[shown] <= corners[1] + 1e-3)).all()
+        item = crop_sample(sample, (96, 96))
+        assert (item["crop"] == 0).all(axis=-1).any() and (item["label_weights"][:, 0] > 0).sum() == shown.sum()
+    assert cut > 50 and 0.4 < lower / cut < 0.8
+    few = person(weights=np.where(np.arange(19)[:, None] < 4, 1.0, np.zeros((19, 2))))
     np.testing.assert_array_equal(augmentation(few, np.random.default_rng(0)).center, few.center)
 
 

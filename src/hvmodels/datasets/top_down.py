@@ -292,6 +292,8 @@ class TopDownAugmentation:
             distribution whose deviation is half the range, cut at the limits.
         truncation_probability: Probability that all but the half body is hidden, where the crop is one of a half body;
             hidden keypoints then have weight 0.
+        cut_probability: Probability that the picture ends within the person, at one side, and the box with it. Keypoints
+            beyond have weight 0, and at least `half_body_keypoints` remain.
         erase_probability: Probability of each of `erase_count` rectangles of noise in the crop.
         erase_count: Number of rectangles.
         erase_area: Largest area of a rectangle over that of the crop.
@@ -314,6 +316,7 @@ class TopDownAugmentation:
     any_rotation_probability: float = 0.0
     distribution: str = "uniform"
     truncation_probability: float = 0.0
+    cut_probability: float = 0.0
     erase_probability: float = 0.0
     erase_count: int = 1
     erase_area: float = 0.7
@@ -364,6 +367,7 @@ class TopDownAugmentation:
             rotation_probability=0.7,
             any_rotation_probability=0.4,
             truncation_probability=0.5,
+            cut_probability=0.3,
             erase_probability=0.2,
             erase_count=2,
             erase_area=0.12,
@@ -376,6 +380,8 @@ class TopDownAugmentation:
         sample = replace(sample, after_crop=list(sample.after_crop))
         if sample.visible.sum() >= self.half_body_keypoints and generator.random() < self.half_body_probability:
             sample = self._half_body(sample, generator)
+        elif self.cut_probability and generator.random() < self.cut_probability:
+            sample = self._cut(sample, generator)
         if generator.random() < self.shift_probability:
             shift = self.shift * self._draw(generator, 2)
             sample = replace(sample, center=(sample.center + shift * sample.scale).astype(np.float32))
@@ -406,6 +412,33 @@ class TopDownAugmentation:
         while (outside := np.abs(values) > 1).any():
             values[outside] = generator.normal(size=outside.sum())
         return values
+
+    def _cut(self, sample: PersonSample, generator: np.random.Generator) -> PersonSample:
+        """A picture that ends within the person, as those of people who are too close do: mostly at its lower edge."""
+        points = sample.keypoints[sample.visible, :2]
+        if len(points) <= self.half_body_keypoints:
+            return sample
+        axis, side = ((1, 1), (1, 0), (0, 0), (0, 1))[generator.choice(4, p=(0.6, 0.1, 0.15, 0.15))]
+        order = np.sort(points[:, axis])[:: 1 if side else -1]
+        edge = order[generator.integers(self.half_body_keypoints, len(points))]
+        box = np.stack([np.zeros(2), np.array(sample.image.shape[1::-1], dtype=np.float64)])
+        box[side, axis] = np.clip(np.floor(edge) + 1 - side, *box[:, axis])
+        hidden = ((sample.keypoints[:, :2] < box[0]) | (sample.keypoints[:, :2] >= box[1])).any(axis=1)
+        shown = sample.keypoints[sample.visible & ~hidden, :2]
+        if len(shown) < self.half_body_keypoints:
+            return sample
+        margin = 0.04 * np.ptp(points, axis=0).max()
+        corners = np.stack([shown.min(axis=0) - margin, shown.max(axis=0) + margin]).clip(*box)
+        corners[side, axis] = box[side, axis]  # the box of what is seen reaches the edge
+        aspect_ratio, padding = sample.scale[0] / sample.scale[1], 1.25
+        center, scale = boxes_to_center_scale(corners.reshape(1, 4), aspect_ratio, padding)
+        return replace(
+            sample,
+            center=center[0],
+            scale=np.maximum(scale[0], 1),
+            visible_box=box.reshape(4),
+            weights=np.where(hidden[:, None], 0, sample.weights),
+        )
 
     def _half_body(self, sample: PersonSample, generator: np.random.Generator) -> PersonSample:
         """A crop around the upper or the lower body, if it has enough keypoints."""
