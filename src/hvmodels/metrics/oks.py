@@ -32,15 +32,20 @@ def object_keypoint_similarity(
     variances = (2 * np.asarray(sigmas, dtype=np.float64)) ** 2
     areas = np.broadcast_to(areas, (len(keypoints), len(reference_keypoints)))
     offsets = keypoints[:, None] - reference_keypoints[None]
-    weights = np.ones(reference_keypoints.shape[:2]) if labelled is None else (labelled > 0).astype(np.float64)
-    unlabelled = ~weights.any(axis=1)
-    if unlabelled.any():
-        corner, size = boxes[unlabelled, None, :2], boxes[unlabelled, None, 2:]
-        below, above = (corner - size) - keypoints[:, None], keypoints[:, None] - (corner + 2 * size)
-        offsets[:, unlabelled] = np.maximum(below, 0) + np.maximum(above, 0)
-        weights[unlabelled] = 1
-    exponents = (offsets**2).sum(axis=-1) / variances / (areas[..., None] + np.spacing(1)) / 2
-    return (np.exp(-exponents) * weights).sum(axis=-1) / weights.sum(axis=-1)
+    weights = None
+    if labelled is not None:
+        weights = (labelled > 0).astype(np.float64)
+        unlabelled = ~weights.any(axis=1)
+        if unlabelled.any():
+            corner, size = boxes[unlabelled, None, :2], boxes[unlabelled, None, 2:]
+            below, above = (corner - size) - keypoints[:, None], keypoints[:, None] - (corner + 2 * size)
+            offsets[:, unlabelled] = np.maximum(below, 0) + np.maximum(above, 0)
+            weights[unlabelled] = 1
+    squares = offsets[..., 0] ** 2 + offsets[..., 1] ** 2
+    similarities = np.exp(-(squares / variances / (areas[..., None] + np.spacing(1)) / 2))
+    if weights is None:
+        return similarities.mean(axis=-1)
+    return (similarities * weights).sum(axis=-1) / weights.sum(axis=-1)
 
 
 def oks_nms(
@@ -69,10 +74,11 @@ def oks_nms(
         return order
     mean_areas = (areas[:, None] + areas) / 2
     too_similar = object_keypoint_similarity(keypoints, keypoints, mean_areas, sigmas) > threshold
-    kept = []
-    for index in order:
-        if not too_similar[index, kept].any():
+    kept, dropped = [], np.zeros(len(order), dtype=bool)
+    for index in order.tolist():
+        if not dropped[index]:
             kept.append(index)
+            dropped |= too_similar[index]
     return np.array(kept)
 
 
