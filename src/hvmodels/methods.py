@@ -107,6 +107,7 @@ TASKS = {
             auto_model="AutoModelForPoseEstimation",
             input_type="image",
             hub_tag="keypoint-detection",
+            default_model="assets/rle-lite0-halpe19",
         ),
         Task(
             name="time-series-forecasting",
