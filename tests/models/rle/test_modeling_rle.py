@@ -139,6 +139,13 @@ class TestConfig(ConfigChecks):
         config = RLEConfig(num_labels=5)
         assert (config.flip_pairs, config.keypoint_sigmas, config.keypoint_links) == (None, None, None)
 
+    def test_names_are_in_the_order_of_their_numbers(self):
+        """Numbers sorted as text, "10" before "2", are a valid file too."""
+        names = RLEConfig().keypoint_names
+        shuffled = {str(index): names[index] for index in sorted(range(17), key=str)}
+        config = RLEConfig.from_dict({**RLEConfig().to_dict(), "id2label": shuffled})
+        assert config.keypoint_names == names
+
     @pytest.mark.parametrize("backbone", [RESNET, LITE, MOBILENET], ids=lambda backbone: backbone["model_type"])
     def test_backbone_survives_saving(self, backbone, tmp_path):
         RLEConfig(backbone_config=backbone).save_pretrained(tmp_path)

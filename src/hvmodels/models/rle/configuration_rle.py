@@ -106,7 +106,7 @@ class RLEConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(COCO17["keypoint_names"]))
             self.label2id = {name: index for index, name in self.id2label.items()}
         super().__post_init__(**kwargs)
-        if tuple(self.id2label.values()) == COCO17["keypoint_names"]:
+        if tuple(self.keypoint_names) == COCO17["keypoint_names"]:
             for name in ("flip_pairs", "keypoint_sigmas", "keypoint_links"):
                 if getattr(self, name) is None:
                     setattr(self, name, COCO17[name])
@@ -124,7 +124,7 @@ class RLEConfig(PreTrainedConfig):
     @property
     def keypoint_names(self) -> list[str]:
         """Name of each keypoint."""
-        return list(self.id2label.values())
+        return [name for _, name in sorted(self.id2label.items())]  # JSON may have sorted the numbers as text
 
     @property
     def num_keypoints(self) -> int:
