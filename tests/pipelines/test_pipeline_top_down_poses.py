@@ -12,6 +12,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.utils import ModelOutput
 
 from hvmodels import PoseEstimationPipeline, RLEConfig, RLEForPoseEstimation, RLEImageProcessor
+from hvmodels.cli import EXAMPLE_BOX, example_picture
 from hvmodels.hub import export
 from hvmodels.keypoint_sets import COCO17
 from hvmodels.pipelines import pipeline_pose_estimation
@@ -570,3 +571,16 @@ def test_rle_by_task_and_folder(noise, tmp_path):
     options = {"detector": lambda picture: NOISE_BOXES[0], "flip_test": True, "nms_threshold": 1, "batch_size": 2}
     loaded = pipeline("pose-estimation", model=str(tmp_path), **options)
     assert_same(loaded(noise[:1]), [estimator(noise[0], boxes=NOISE_BOXES[0], flip_test=True)], tolerance=1e-4)
+
+
+@pytest.mark.usefixtures("auto_image_processor")
+def test_embedded_model_finds_the_portrait():
+    """A real photograph; truth by eye, to a twentieth of the height of the person."""
+    pytest.importorskip("matplotlib")
+    (person,) = pipeline("pose-estimation")(example_picture(), boxes=[EXAMPLE_BOX])
+    found = {keypoint["label"]: keypoint for keypoint in person["keypoints"]}
+    assert len(found) == 19
+    true = {"nose": (262, 220), "left_shoulder": (430, 420), "right_shoulder": (90, 410), "head": (260, 90)}
+    for name, (x, y) in true.items():
+        assert np.hypot(found[name]["x"] - x, found[name]["y"] - y) < EXAMPLE_BOX[3] / 20, name
+        assert found[name]["confidence"] > 0.5 > found["left_ankle"]["confidence"], name
