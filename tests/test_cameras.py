@@ -1,7 +1,21 @@
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from hvmodels.cameras import PinholeCamera
+from hvmodels.datasets.human36m import image_joints
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_depths_relative_to_the_root_and_back_as_the_original(fixtures, index):
+    """To pixels and relative depths, and back with the depth of the root, as a 3-D pose model needs it."""
+    values = load_file(fixtures / "rle" / "h36m_eval" / "io.safetensors")
+    label = f"label{index}"
+    camera = PinholeCamera(values[f"{label}.input.cam_f"], values[f"{label}.input.cam_c"])
+    points, pixels = values[f"{label}.output.joint_cam"], values[f"{label}.output.joint_img"]
+    np.testing.assert_allclose(image_joints(points, camera), pixels, rtol=0, atol=1e-9)
+    depths = pixels[:, 2] + values[f"{label}.output.root_cam"][2]
+    np.testing.assert_allclose(camera.unproject(pixels[:, :2], depths), points, rtol=0, atol=1e-6)
 
 
 def test_project_and_unproject_are_inverse():

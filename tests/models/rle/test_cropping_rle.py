@@ -5,14 +5,12 @@ from safetensors.numpy import load_file
 
 from hvmodels.models.rle.cropping_rle import (
     boxes_to_center_scale,
-    camera_to_pixels,
     center_scale_to_boxes,
     clip_ground_truth_boxes,
     crop_matrices,
     decode_keypoints,
     encode_keypoints,
     instance_scores,
-    pixels_to_camera,
     warp_crops,
 )
 
@@ -215,16 +213,6 @@ def test_human36m_item_is_the_originals(human36m):
     assert_allclose(values.sum(), human36m["item0.check.pixel_sum.opencv4"][0], rtol=0, atol=0.02)
     keypoints = human36m["label0.output.joint_img"][None]
     check_targets(human36m, "item0", "target_uvd", *encode_keypoints(keypoints, np.ones((1, 18)), matrices, size))
-
-
-@pytest.mark.parametrize("index", range(4))
-def test_camera_is_the_originals(human36m, index):
-    label = f"label{index}"
-    camera = [human36m[f"{label}.input.cam_{name}"].astype(np.float32) for name in ("f", "c")]
-    root = human36m[f"{label}.output.root_cam"][2]
-    points, pixels = human36m[f"{label}.output.joint_cam"], human36m[f"{label}.output.joint_img"]
-    assert_allclose(camera_to_pixels(points, *camera, root), pixels, rtol=0, atol=1e-9)
-    assert_allclose(pixels_to_camera(pixels, *camera, root), points, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", ["crop.box0", "crop.box1"])

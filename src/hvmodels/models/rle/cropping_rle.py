@@ -282,29 +282,3 @@ def instance_scores(keypoint_scores: np.ndarray, box_scores: np.ndarray | None =
     keypoint_scores = np.asarray(keypoint_scores)
     scores = keypoint_scores.mean(axis=1) + keypoint_scores.max(axis=1)
     return scores if box_scores is None else scores + np.asarray(box_scores)
-
-
-def pixels_to_camera(
-    keypoints: np.ndarray, focal_lengths: np.ndarray, principal_points: np.ndarray, root_depths: np.ndarray | float
-) -> np.ndarray:
-    """Points (..., keypoints, 3) in the camera's frame in mm.
-
-    Args:
-        keypoints: (..., keypoints, 3) x, y in pixels and the depth behind the root in mm.
-        focal_lengths: (..., 2) in pixels.
-        principal_points: (..., 2) in pixels.
-        root_depths: (...) depth of the root in mm.
-    """
-    keypoints, focal_lengths, principal_points = map(np.asarray, (keypoints, focal_lengths, principal_points))
-    depths = keypoints[..., 2:] + np.asarray(root_depths)[..., None, None]
-    points = (keypoints[..., :2] - principal_points[..., None, :]) / focal_lengths[..., None, :] * depths
-    return np.concatenate([points, depths], axis=-1)
-
-
-def camera_to_pixels(
-    points: np.ndarray, focal_lengths: np.ndarray, principal_points: np.ndarray, root_depths: np.ndarray | float
-) -> np.ndarray:
-    """The inverse of `pixels_to_camera`; 1e-8 mm are added to the depths that x and y are divided by."""
-    points, focal_lengths, principal_points = map(np.asarray, (points, focal_lengths, principal_points))
-    pixels = points[..., :2] / (points[..., 2:] + 1e-8) * focal_lengths[..., None, :] + principal_points[..., None, :]
-    return np.concatenate([pixels, points[..., 2:] - np.asarray(root_depths)[..., None, None]], axis=-1)
