@@ -7,8 +7,8 @@ to the last bit: positions are rounded to 1/32 pixel, and what lies outside the 
 interpolate in floating point, which changes crops by up to 4 grey levels and keypoints by less than 0.1 pixel.
 
 Deliberate differences from the original: matrices are computed in closed form in float64 (there from three points in
-float32, by which about one value in a thousand of a crop differs by a grey level or two), a box whose centre has x = -1 is padded as every other, and keypoints without label may be NaN: they get the
-target 0 with weight 0.
+float32, by which about one value in a thousand of a crop differs by a grey level or two), a box whose centre has x = -1
+is padded as every other, and keypoints without label may be NaN: they get the target 0 with weight 0.
 """
 
 from collections.abc import Sequence

@@ -51,7 +51,7 @@ class RLEPoseEstimatorOutput(ModelOutput):
         scores: (batch, keypoints), 1 minus the mean deviation.
         confidences: (batch, keypoints), calibrated probability that the keypoint is off by less than `confidence_radius` of
             the longer side of the box, if the model is calibrated.
-        last_hidden_state: Features, see `RLEModel`.
+        last_hidden_state: Features, see `RLEModel`; after the flip test those of the mirrored crops follow.
     """
 
     loss: torch.Tensor | None = None
