@@ -93,3 +93,17 @@ def test_image_processors_read_images_by_the_same_code(name):
     """Code for the Hub may import only from its own folder, so that each has these functions, word for word."""
     sources = {inspect.getsource(getattr(module, name)) for module in (image_processing_ed_pose, image_processing_rle)}
     assert len(sources) == 1
+
+
+def test_embedded_models_have_a_folder():
+    for name, task in TASKS.items():
+        if task.default_model is not None:
+            folder = hvmodels.default_model(name)
+            assert transformers.AutoConfig.from_pretrained(folder).model_type
+            assert folder == hvmodels.default_model(folder.rpartition("/")[2])
+
+
+@pytest.mark.parametrize("name", ["nothing", "", "assets", "../assets/rle-lite0-halpe19"])
+def test_unknown_embedded_model(name):
+    with pytest.raises(ValueError, match="`name` must be a task with an embedded model"):
+        hvmodels.default_model(name)

@@ -179,16 +179,25 @@ def method_of(model_type: str) -> Method:
     )
 
 
-def default_model(task: str) -> str:
-    """Folder of the embedded model of a task, for `pipeline(task, model=...)` and `from_pretrained`.
+def default_model(name: str) -> str:
+    """Folder of an embedded model, for `pipeline(task, model=...)` and `from_pretrained`.
+
+    Args:
+        name: A task, for its default model; or an embedded model's own name.
 
     Raises:
-        ValueError: If the task is unknown or has no embedded model.
+        ValueError: If it is neither a task with an embedded model nor such a model.
     """
-    if task not in TASKS or TASKS[task].default_model is None:
-        known = [name for name, entry in TASKS.items() if entry.default_model is not None]
-        raise ValueError(f"`task` must be one of {known}, which have an embedded model, got {task!r}.")
-    return str(Path(__file__).parent / TASKS[task].default_model)
+    package = Path(__file__).parent
+    defaults = {task.name: task.default_model for task in TASKS.values() if task.default_model is not None}
+    folders = {f"assets/{path.parent.name}" for path in package.glob("assets/*/config.json")}
+    folder = defaults.get(name, f"assets/{name}")
+    if folder not in folders:
+        raise ValueError(
+            f"`name` must be a task with an embedded model, one of {sorted(defaults)}, or such a model, one of "
+            f"{sorted(Path(folder).name for folder in folders)}, got {name!r}."
+        )
+    return str(package / folder)
 
 
 def register():

@@ -1,0 +1,1 @@
+"""Pose sequences: SmoothNet and DeciWatch."""
