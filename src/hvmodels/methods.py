@@ -169,6 +169,7 @@ METHODS = {
             config=pose_sequence.DeciWatchConfig,
             model=pose_sequence.DeciWatchModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.DeciWatchForPoseRecovery},
+            feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
         ),
     )
 }
