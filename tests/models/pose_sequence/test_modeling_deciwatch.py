@@ -14,8 +14,7 @@ CONFIGS = {
     "3d": {},
     "post_norm": {"pre_norm": False, "joint_dim": 2, "encoder_layers": 1},
     "boolean": {"memory_mask_type": "boolean", "dropout": 0.0},
-    "person": {"window_normalization": "person", "joint_dim": 2},
-    "every_frame": {"sample_interval": 1, "num_intervals": 5},
+    "person_every_frame": {"sample_interval": 1, "window_normalization": "person", "joint_dim": 2},
 }
 
 

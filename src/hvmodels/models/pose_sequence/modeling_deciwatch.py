@@ -35,6 +35,7 @@ from .configuration_deciwatch import DeciWatchConfig
 from .windows_pose_sequence import overlap_average, resize_sequence, take_windows, window_starts
 
 
+CONSTANTS = ("position_code", "encoder_bias", "memory_bias", "interpolation", "embedding")
 KERNEL_SIZE = 5
 TEMPERATURE = 10000
 SMALLEST_SIZE = 1e-6
@@ -425,11 +426,15 @@ class DeciWatchModel(DeciWatchPreTrainedModel):
         if config.window_normalization == "person":
             center, size = person_frame(samples)
             samples = (samples - center) / size
-        poses = samples.flatten(2)
+        # Poses stay in their own precision outside of the network.
+        poses = samples.flatten(2).to(self.encoder_embedding.weight.dtype)
         skips_unseen = config.memory_mask_type == "boolean" or config.recover_mode == "interpolation"
 
         hidden_states = self.encoder_embedding(poses)
-        interval, position, bias = config.sample_interval, self.position_code, self.encoder_bias
+        code, bias, memory_bias, interpolation, embedding = (
+            getattr(self, name).to(hidden_states.dtype) for name in CONSTANTS
+        )
+        interval, position = config.sample_interval, code
         if skips_unseen:
             position, bias, interval = position[::interval], bias[::interval], 1
         else:
@@ -441,17 +446,20 @@ class DeciWatchModel(DeciWatchPreTrainedModel):
         memory = encoded.last_hidden_state
         denoised = self.encoder_head(memory[:, ::interval]) + poses
 
-        recovered = self.interpolation @ denoised
+        recovered = interpolation @ denoised
         decoded = BaseModelOutputWithCrossAttentions()
         if config.recover_mode == "transformer":
             weight = self.decoder_embedding.weight.permute(1, 0, 2).flatten(1)
             places = (denoised @ weight).unflatten(-1, (-1, KERNEL_SIZE)).transpose(2, 3)
-            hidden_states = self.embedding @ places.flatten(1, 2) + self.decoder_embedding.bias
-            memory_bias = None if skips_unseen else self.memory_bias
-            decoded = self.decoder(hidden_states, memory, self.position_code, position, memory_bias, **kwargs)
+            hidden_states = embedding @ places.flatten(1, 2) + self.decoder_embedding.bias
+            decoded = self.decoder(
+                hidden_states, memory, code, position, None if skips_unseen else memory_bias, **kwargs
+            )
             recovered = recovered + self.decoder_head(decoded.last_hidden_state)
 
-        recovered, denoised = (poses.unflatten(-1, (-1, config.joint_dim)) for poses in (recovered, denoised))
+        recovered, denoised = (
+            poses.unflatten(-1, (-1, config.joint_dim)).to(samples.dtype) for poses in (recovered, denoised)
+        )
         if config.window_normalization == "person":
             recovered, denoised = (poses * size + center for poses in (recovered, denoised))
         return DeciWatchModelOutput(
