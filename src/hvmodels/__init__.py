@@ -13,6 +13,7 @@ from .models.forecasting import (
     TimeSeries,
     read_series,
 )
+from .models.pose_sequence import SmoothNetConfig, SmoothNetForPoseRefinement, SmoothNetModel
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
 from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
@@ -39,6 +40,9 @@ __all__ = [
     "RLEImageProcessor",
     "RLELoss",
     "RLEModel",
+    "SmoothNetConfig",
+    "SmoothNetForPoseRefinement",
+    "SmoothNetModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
     "default_model",
