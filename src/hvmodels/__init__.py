@@ -13,7 +13,12 @@ from .models.forecasting import (
     TimeSeries,
     read_series,
 )
-from .models.pose_sequence import SmoothNetConfig, SmoothNetForPoseRefinement, SmoothNetModel
+from .models.pose_sequence import (
+    SmoothNetConfig,
+    SmoothNetFeatureExtractor,
+    SmoothNetForPoseRefinement,
+    SmoothNetModel,
+)
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
 from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
@@ -41,6 +46,7 @@ __all__ = [
     "RLELoss",
     "RLEModel",
     "SmoothNetConfig",
+    "SmoothNetFeatureExtractor",
     "SmoothNetForPoseRefinement",
     "SmoothNetModel",
     "TimeSeries",

@@ -169,6 +169,7 @@ METHODS = {
             config=pose_sequence.SmoothNetConfig,
             model=pose_sequence.SmoothNetModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SmoothNetForPoseRefinement},
+            feature_extractor=pose_sequence.SmoothNetFeatureExtractor,
         ),
     )
 }
