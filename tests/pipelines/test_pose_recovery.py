@@ -128,9 +128,9 @@ def test_the_models_own_joints_and_smoothnet_need_no_conversion(extractor):
     [
         (
             standing(),
-            {"keypoint_names": COCO17.keypoints[:11]},
+            {"keypoint_names": [*COCO17.keypoints, "tail"]},
             ValueError,
-            r"shape \(frames, 11, dims\).*\(23, 17, 2\)",
+            r"shape \(frames, 18, dims\).*\(23, 17, 2\)",
         ),
         (
             standing()[:, :5],
