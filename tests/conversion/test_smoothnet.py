@@ -29,7 +29,7 @@ PUBLISHED = {
 
 
 def make_weights(keys="pw3d_spin_3D_w8"):
-    return {name: torch.randn(shape) * 0.1 for name, shape in KEYS[keys].items()}
+    return {name: torch.randn(shape) / shape[-1] ** 0.5 for name, shape in KEYS[keys].items()}
 
 
 @pytest.mark.parametrize("window_size", [8, 16, 32, 64])
