@@ -13,6 +13,16 @@ from .models.forecasting import (
     TimeSeries,
     read_series,
 )
+from .models.pose_sequence import (
+    DeciWatchConfig,
+    DeciWatchFeatureExtractor,
+    DeciWatchForPoseRecovery,
+    DeciWatchModel,
+    SmoothNetConfig,
+    SmoothNetFeatureExtractor,
+    SmoothNetForPoseRefinement,
+    SmoothNetModel,
+)
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
 from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
@@ -24,6 +34,10 @@ register()
 __all__ = [
     "METHODS",
     "TASKS",
+    "DeciWatchConfig",
+    "DeciWatchFeatureExtractor",
+    "DeciWatchForPoseRecovery",
+    "DeciWatchModel",
     "EDPoseConfig",
     "EDPoseForPoseEstimation",
     "EDPoseImageProcessor",
@@ -39,6 +53,10 @@ __all__ = [
     "RLEImageProcessor",
     "RLELoss",
     "RLEModel",
+    "SmoothNetConfig",
+    "SmoothNetFeatureExtractor",
+    "SmoothNetForPoseRefinement",
+    "SmoothNetModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
     "default_model",

@@ -162,6 +162,17 @@ METHODS = {
             checkpoint_types=NUMPY_ARRAYS,
         ),
         Method(
+            name="smoothnet",
+            title="SmoothNet",
+            paper="2112.13715",
+            original="cure-lab/SmoothNet",
+            config=pose_sequence.SmoothNetConfig,
+            model=pose_sequence.SmoothNetModel,
+            heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SmoothNetForPoseRefinement},
+            feature_extractor=pose_sequence.SmoothNetFeatureExtractor,
+            converter="smoothnet:convert",
+        ),
+        Method(
             name="deciwatch",
             title="DeciWatch",
             paper="2203.08713",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..models.pose_sequence import DeciWatchConfig, DeciWatchForPoseRecovery
+from .checkpoints import flatten_options
 
 
 # Names of the original to ours, tried in turn, each with what follows it.
@@ -40,7 +41,7 @@ def convert_state_dict(
     weights: Mapping[str, torch.Tensor], options: Mapping[str, Any], source: Path | None = None
 ) -> tuple[DeciWatchConfig, dict[str, torch.Tensor]]:
     """Configuration and state dict of `DeciWatchForPoseRecovery`; see `convert`."""
-    options = _flatten(options)
+    options = flatten_options(options)
     state_dict, unknown = {}, []
     for name, tensor in weights.items():
         converted = _rename(name)
@@ -76,15 +77,6 @@ def convert_state_dict(
                 f"{tuple(expected[name].shape)}."
             )
     return config, state_dict
-
-
-def _flatten(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of all nested mappings by their own names; the outer ones win."""
-    flat = {}
-    for value in options.values():
-        if isinstance(value, Mapping):
-            flat = {**_flatten(value), **flat}
-    return {**flat, **{name: value for name, value in options.items() if not isinstance(value, Mapping)}}
 
 
 def _rename(name: str) -> str | None:

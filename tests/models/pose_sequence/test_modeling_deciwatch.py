@@ -1,11 +1,9 @@
 import pytest
 import torch
-from torch.testing import assert_close
 from transformers import PreTrainedModel
 
 from hvmodels.models.pose_sequence import DeciWatchConfig, DeciWatchForPoseRecovery, DeciWatchModel
-from hvmodels.models.pose_sequence.modeling_deciwatch import interpolation_matrix, person_frame
-from tests.modeling_checks import ConfigChecks, ModelChecks, assert_equal, seeded, with_random_weights
+from tests.modeling_checks import ModelChecks, seeded, with_random_weights
 
 
 SIZES = {"num_joints": 3, "sample_interval": 4, "num_intervals": 3, "hidden_size": 8, "num_attention_heads": 2}

@@ -1,10 +1,12 @@
 """Pose sequences: SmoothNet and DeciWatch."""
 
 from .configuration_deciwatch import DeciWatchConfig
+from .configuration_smoothnet import SmoothNetConfig
 from .feature_extraction_deciwatch import DeciWatchFeatureExtractor
 from .feature_extraction_pose_sequence import PoseSequenceFeatureExtractor
 from .feature_extraction_smoothnet import SmoothNetFeatureExtractor
 from .modeling_deciwatch import DeciWatchForPoseRecovery, DeciWatchModel
+from .modeling_smoothnet import SmoothNetForPoseRefinement, SmoothNetModel
 
 
 __all__ = [
@@ -13,5 +15,8 @@ __all__ = [
     "DeciWatchForPoseRecovery",
     "DeciWatchModel",
     "PoseSequenceFeatureExtractor",
+    "SmoothNetConfig",
     "SmoothNetFeatureExtractor",
+    "SmoothNetForPoseRefinement",
+    "SmoothNetModel",
 ]

@@ -139,6 +139,7 @@ def person_frame(samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         Mean over samples and joints (windows, 1, 1, dims), and the median over the samples of the largest side of the box
         around all joints (windows, 1, 1, 1).
     """
+    samples = samples.to(torch.promote_types(samples.dtype, torch.float32))
     sizes = (samples.amax(2) - samples.amin(2)).amax(-1)
     size = sizes.median(1).values.clamp(min=SMALLEST_SIZE)
     return samples.mean((1, 2), keepdim=True), size[:, None, None, None]
@@ -528,8 +529,7 @@ class DeciWatchForPoseRecovery(DeciWatchPreTrainedModel):
             pose_mask: (batch, frames), True for frames of the track, which come first; all if None.
             labels: The right poses, of the shape of `pose_values`. The loss is the mean over windows of
                 `denoise_loss_weight` times the mean distance of seen poses plus `recover_loss_weight` times that of all
-                poses, each coordinate for itself; with `window_normalization="person"` in sizes of the person. Frames that
-                a track lacks do not count, except for the zeros of `short_sequence="zeros"`, as in the original.
+                poses, each coordinate for itself; with `window_normalization="person"` in sizes of the person.
 
         Raises:
             ValueError: If shapes do not fit.
@@ -551,7 +551,7 @@ class DeciWatchForPoseRecovery(DeciWatchPreTrainedModel):
                     "`pose_mask` must be True for the frames of a track, at least one, and False for those behind them."
                 )
 
-        tracks, sums, counts = [], 0, 0
+        tracks, losses, counts = [], [], []
         for length in sorted(set(lengths)):
             rows = [row for row, other in enumerate(lengths) if other == length]
             # Frames come first, so that the tracks of one length are cut as one sequence.
@@ -561,13 +561,13 @@ class DeciWatchForPoseRecovery(DeciWatchPreTrainedModel):
                 else (values if len(rows) == batch else values[rows])[:, :length].transpose(0, 1)
                 for values in (pose_values, labels)
             )
-            recovered, denoised, distances, count = self._recover_tracks(poses, targets)
+            recovered, denoised, group_loss, count = self._recover_tracks(poses, targets)
             tracks.append((rows, recovered.transpose(0, 1), denoised.transpose(0, 1)))
-            sums, counts = sums + distances, counts + count
+            losses.append(group_loss)
+            counts.append(count)
         loss = None
         if labels is not None:
-            weights = sums.new_tensor([config.denoise_loss_weight, config.recover_loss_weight])
-            loss = (weights * sums / counts).sum()
+            loss = sum(part * (count / sum(counts)) for part, count in zip(losses, counts, strict=True))
 
         _, recovered, denoised = tracks[-1]  # the longest
         num_frames = max(recovered.shape[1], frames if config.tail == "keep" else 0)
@@ -585,7 +585,7 @@ class DeciWatchForPoseRecovery(DeciWatchPreTrainedModel):
 
     def _recover_tracks(
         self, poses: torch.Tensor, targets: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | int, torch.Tensor | int]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, int]:
         """Tracks of one length.
 
         Args:
@@ -593,8 +593,7 @@ class DeciWatchForPoseRecovery(DeciWatchPreTrainedModel):
             targets: The right ones, or None.
 
         Returns:
-            Recovered and denoised poses (frames, tracks, joints, dims), and the sum over windows of the distances of seen and
-            of all poses to the right ones, (2,), with the number of its summands, (2,); 0 without targets.
+            Recovered and denoised poses (frames, tracks, joints, dims), the loss or None, and the number of windows.
         """
         config, length = self.config, len(poses)
         interval, window_size = config.sample_interval, config.window_size
@@ -617,27 +616,16 @@ class DeciWatchForPoseRecovery(DeciWatchPreTrainedModel):
 
         windows = cut(samples, sample_starts, config.num_intervals + 1)
         recovered, denoised = self.deciwatch.recover_in_parts(windows)
-        distances = counts = 0
+        loss = None
         if targets is not None:
             targets = cut(resize_sequence(targets, total, fill), starts, window_size)
-            present = torch.arange(total, device=poses.device) < (total if fill == "zeros" else length)
-            present = cut(present[:, None].expand(-1, poses.shape[1]), starts, window_size)
             size = person_frame(windows)[1] if config.window_normalization == "person" else 1
-            distances, counts = zip(
-                *(
-                    (torch.where(here[..., None, None], (ours - right) / size, 0).abs().sum(), here.sum())
-                    for ours, right, here in (
-                        (denoised, targets[:, ::interval], present[:, ::interval]),
-                        (recovered, targets, present),
-                    )
-                ),
-                strict=True,
-            )
-            distances, counts = torch.stack(distances), torch.stack(counts) * config.pose_dim
+            loss = config.denoise_loss_weight * ((denoised - targets[:, ::interval]) / size).abs().mean()
+            loss = loss + config.recover_loss_weight * ((recovered - targets) / size).abs().mean()
         recovered = join(recovered, starts)
         if fill == "replicate":
             recovered = recovered[:length]
-        return recovered, join(denoised, sample_starts), distances, counts
+        return recovered, join(denoised, sample_starts), loss, len(windows)
 
 
 def check_poses(pose_values: torch.Tensor, config: DeciWatchConfig, frames: int | None):
