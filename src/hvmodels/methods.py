@@ -178,6 +178,7 @@ METHODS = {
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SmoothNetForPoseRefinement},
             feature_extractor=pose_sequence.SmoothNetFeatureExtractor,
             task="pose-refinement",
+            converter="smoothnet:convert",
         ),
     )
 }
