@@ -24,7 +24,8 @@ from .models.pose_sequence import (
     SmoothNetModel,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
-from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
+from .pipelines import PoseEstimationPipeline, PoseRefinementPipeline, TimeSeriesForecastingPipeline
+from .pose_sequences import PoseSequence, PoseTrack
 
 
 __version__ = "0.1.0"
@@ -48,6 +49,9 @@ __all__ = [
     "LTSFLinearForPrediction",
     "LTSFLinearModel",
     "PoseEstimationPipeline",
+    "PoseRefinementPipeline",
+    "PoseSequence",
+    "PoseTrack",
     "RLEConfig",
     "RLEForPoseEstimation",
     "RLEImageProcessor",
