@@ -43,7 +43,7 @@ class TestSmoothNetFeatureExtractor(ProcessorChecks):
 
 class TestDeciWatchFeatureExtractor(ProcessorChecks):
     processor_class = DeciWatchFeatureExtractor
-    auto_class = DeciWatchFeatureExtractor
+    auto_class = AutoFeatureExtractor
     processor_arguments = {**ARGUMENTS, "sample_interval": 5}
 
 
