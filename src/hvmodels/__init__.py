@@ -14,7 +14,7 @@ from .models.forecasting import (
     read_series,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
-from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
+from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline, VideoPoseEstimationPipeline
 
 
 __version__ = "0.1.0"
@@ -41,6 +41,7 @@ __all__ = [
     "RLEModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
+    "VideoPoseEstimationPipeline",
     "default_model",
     "read_series",
 ]

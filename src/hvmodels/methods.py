@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models import ed_pose, forecasting, rle
-from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
+from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline, VideoPoseEstimationPipeline
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,14 @@ TASKS = {
             input_type="multimodal",
             hub_tag="time-series-forecasting",
             default_model="assets/nlinear-any-series",
+        ),
+        Task(
+            name="video-pose-estimation",
+            pipeline=VideoPoseEstimationPipeline,
+            auto_model="AutoModelForPoseEstimation",
+            input_type="video",
+            hub_tag="video-pose-estimation",
+            default_model="assets/rle-lite0-halpe19",
         ),
     )
 }

@@ -2,6 +2,7 @@
 
 from .pipeline_pose_estimation import PoseEstimationPipeline
 from .pipeline_time_series_forecasting import TimeSeriesForecastingPipeline
+from .pipeline_video_pose_estimation import VideoPoseEstimationPipeline
 
 
-__all__ = ["PoseEstimationPipeline", "TimeSeriesForecastingPipeline"]
+__all__ = ["PoseEstimationPipeline", "TimeSeriesForecastingPipeline", "VideoPoseEstimationPipeline"]
