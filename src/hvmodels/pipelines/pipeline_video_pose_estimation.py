@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ from ..tracking import BoxFollower, PoseTracker
 from ..video import VideoFrame, VideoReader, VideoWriter, read_video
 from ..visualization.pose_video import LAYOUTS, write_pose_video
 from .person_boxes import read_boxes
+from .person_search import MotionMap, find_person_box
 from .pipeline_pose_estimation import PoseEstimationPipeline
 
 
 MIN_SCORE = 0.3
-SEARCH_HEIGHTS, SEARCH_ASPECT, SEARCH_STEPS = (1.0, 0.7, 0.5, 0.35), 0.5, (0.6, 0.4)
-SEARCH_KEPT, SEARCH_PASSES = 4, 2
 SPOOL_QUALITY = 10
 
 
@@ -76,8 +76,8 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
         - a top-down model with a `detector`, likewise;
         - a top-down model without: the persons in `boxes` of the first frame are followed, the box of the next frame
           being that of the last pose, moved on. Without `boxes` one person is searched for, by trying boxes of several
-          sizes all over the picture, once a second as long as nobody is found; it may well be the wrong one. Nobody
-          who comes in later is found.
+          sizes all over the picture, mostly where something moves (`person_search`), once a second as long as nobody
+          is found; it may well be the wrong one. Nobody who comes in later is found.
         - `poses`, detections that are there already. The model is not used then.
 
     Call arguments beside those of `pipeline("pose-estimation")`, all optional, here or once and for all in
@@ -259,89 +259,48 @@ class _Following(_Finder):
     """Persons of the first frame and, by boxes from their last poses, of the others."""
 
     def __init__(self, estimate: Any, boxes: list | None, reader: VideoReader, follower_options: dict[str, Any]):
-        self.estimate, self.reader, self.follower_options = estimate, reader, follower_options
+        self.estimate, self.reader, self.options = estimate, reader, follower_options
         self.follower = None if boxes is None else BoxFollower(boxes, reader.size, **follower_options)
-        self.may_search = boxes is None
-        self.search_again = 0
-        self.next_id = 1
+        self.motion = MotionMap() if boxes is None else None
+        self.next_search, self.next_id = 0, 1
 
     def find(self, frame: VideoFrame) -> list[dict]:
         boxes = {} if self.follower is None else self.follower.boxes_at(frame.index)
-        if not boxes and self.may_search and frame.index >= self.search_again:
-            self.search_again = frame.index + round(self.reader.frame_rate)
-            box = find_person_box(self.estimate, frame.image, self.follower_options["min_score"])
-            if box is not None:
-                self.follower = BoxFollower(
-                    [box], self.reader.size, frame=frame.index, first_id=self.next_id, **self.follower_options
-                )
-                self.next_id += 1
-                boxes = self.follower.boxes_at(frame.index)
+        if not boxes and self.motion is not None:
+            boxes = self._search(frame)
         if not boxes:
             return []
-        persons = _in_order(self.estimate(frame.image, list(boxes.values())), boxes.values())
-        persons = dict(zip(boxes, persons, strict=True))
+        persons = dict(zip(boxes, self._persons(frame.image, list(boxes.values())), strict=True))
         keypoints = {track_id: _keypoints(person) for track_id, person in persons.items()}
         scores = {track_id: person["score"] for track_id, person in persons.items()}
         found = self.follower.update(frame.index, keypoints, scores)
         return [{**persons[track_id], "track_id": track_id} for track_id in found]
 
+    def _search(self, frame: VideoFrame) -> dict[int, tuple]:
+        """The box of a person, once a second."""
+        if frame.index == 0 and self.reader.is_rewindable:
+            for ahead in islice(self.reader, 0, round(self.reader.frame_rate), 3):
+                self.motion.add(ahead.image)
+        else:
+            self.motion.add(frame.image)
+        if frame.index < self.next_search:
+            return {}
+        self.next_search = frame.index + round(self.reader.frame_rate)
+        box = find_person_box(self._arrays, frame.image, self.motion, self.options["min_score"])
+        if box is None:
+            return {}
+        self.follower = BoxFollower([box], self.reader.size, frame=frame.index, first_id=self.next_id, **self.options)
+        self.next_id += 1
+        return self.follower.boxes_at(frame.index)
 
-def find_person_box(
-    estimate: Any, image: np.ndarray, min_score: float = MIN_SCORE
-) -> tuple[float, float, float, float] | None:
-    """Look for one person with a model that was made to look into boxes: where it is surest, and stays so.
+    def _persons(self, image: np.ndarray, boxes: list[tuple]) -> list[dict]:
+        """In the order of the boxes, which they carry; the pipeline gives them by score."""
+        by_box = {tuple(person["box"][side] for side in BOX_SIDES): person for person in self.estimate(image, boxes)}
+        return [by_box[x, y, x + width, y + height] for x, y, width, height in boxes]
 
-    Upright boxes of several heights all over the picture are tried; the best few are drawn around the pose that was
-    found in them, twice, and the one of highest score at the end is it.
-
-    Args:
-        estimate: Takes a picture and boxes (x, y, width, height), gives a person each, highest score first.
-        image: (height, width, 3).
-        min_score: Least score of the person.
-
-    Returns:
-        (x, y, width, height), None if there is nobody.
-    """
-    size = (image.shape[1], image.shape[0])
-    persons = estimate(image, search_boxes(size))[:SEARCH_KEPT]
-    for _ in range(SEARCH_PASSES):
-        boxes = []
-        for person in persons:
-            corner, side = tuple(person["box"].values())[:2], _sides(person)
-            follower = BoxFollower([(*corner, *side)], size)
-            follower.update(0, {1: _keypoints(person)}, {1: 1.0})
-            boxes += follower.boxes_at(0).values()
-        persons = estimate(image, boxes) if boxes else []
-    if not persons or persons[0]["score"] < min_score:
-        return None
-    best = persons[0]["box"]
-    return (best["xmin"], best["ymin"], *_sides(persons[0]))
-
-
-def search_boxes(size: tuple[int, int]) -> list[tuple[float, float, float, float]]:
-    """Boxes (x, y, width, height) all over a picture of this width and height, from its whole height to a third."""
-    boxes = [(0.0, 0.0, float(size[0]), float(size[1]))]
-    for share in SEARCH_HEIGHTS:
-        height = share * size[1]
-        width = min(SEARCH_ASPECT * height, size[0])
-        counts = [
-            1 + int(np.ceil((whole - part) / (step * part) - 1e-6))
-            for whole, part, step in zip(size, (width, height), SEARCH_STEPS, strict=True)
-        ]
-        columns, rows = np.linspace(0, size[0] - width, counts[0]), np.linspace(0, size[1] - height, counts[1])
-        boxes += [(float(x), float(y), width, height) for y in rows for x in columns]
-    return boxes
-
-
-def _sides(person: Mapping[str, Any]) -> tuple[float, float]:
-    box = person["box"]
-    return box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]
-
-
-def _in_order(persons: list[dict], boxes: Iterable[tuple]) -> list[dict]:
-    """Persons of a top-down model, which come by their score, in the order of the boxes, which they carry."""
-    by_box = {tuple(person["box"][side] for side in BOX_SIDES): person for person in persons}
-    return [by_box[x, y, x + width, y + height] for x, y, width, height in boxes]
+    def _arrays(self, image: np.ndarray, boxes: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
+        persons = self._persons(image, boxes)
+        return np.array([_keypoints(person) for person in persons]), np.array([person["score"] for person in persons])
 
 
 def _keypoints(person: Mapping[str, Any]) -> np.ndarray:
