@@ -209,7 +209,7 @@ class BoxFollower:
         size: tuple[int, int],
         sigmas: Sequence[float] | None = None,
         max_gap: int = 30,
-        min_score: float = 0.3,
+        min_score: float = 0.4,
         frame: int = 0,
         first_id: int = 1,
     ):

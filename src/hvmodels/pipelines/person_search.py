@@ -52,7 +52,7 @@ def find_person_box(
     estimate: Callable[[np.ndarray, list[Box]], tuple[np.ndarray, np.ndarray]],
     image: np.ndarray,
     motion: MotionMap,
-    min_score: float = 0.3,
+    min_score: float = 0.4,
 ) -> Box | None:
     """The box of one person.
 

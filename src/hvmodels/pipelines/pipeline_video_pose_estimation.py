@@ -21,7 +21,7 @@ from .person_search import MotionMap, find_person_box
 from .pipeline_pose_estimation import PoseEstimationPipeline
 
 
-MIN_SCORE = 0.3
+MIN_SCORE = 0.4
 SPOOL_QUALITY = 10
 
 
@@ -94,7 +94,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
         trails: Frames for which persons leave a trail in it; default 0.
         keypoint_threshold: Draw only keypoints of a higher score; default 0.
         progress: Whether to show a progress bar; default on a terminal only.
-        threshold: Least score of a person. Default 0.3, with a detector that of the pose pipeline.
+        threshold: Least score of a person. Default 0.4 for those who are followed, else that of the pose pipeline.
 
     Returns:
         A `VideoPoseSequence`: the tracks, and `num_detected_frames`. Where a person was out of sight for a while, the
