@@ -27,7 +27,7 @@ class MotionMap:
     def add(self, image: np.ndarray):
         """The next frame, (height, width, 3) uint8."""
         rows, columns = (max(side // CELL, 1) for side in image.shape[:2])
-        cells = image[: rows * CELL, : columns * CELL, 1].astype(np.float32)  # green is close enough to grey
+        cells = image[: rows * CELL, : columns * CELL].mean(axis=2, dtype=np.float32)
         cells = cells.reshape(rows, -1, columns, cells.shape[1] // columns).mean(axis=(1, 3))
         if self._last is not None:
             change = np.maximum(np.abs(cells - self._last) - NOISE, 0)

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..pose_sequences import BOX_SIDES, PoseSequence, PoseTrack
+from ..pose_sequences import BOX_SIDES, PoseSequence
 from ..tracking import BoxFollower, PoseTracker
 from ..video import VideoFrame, VideoReader, VideoWriter, read_video
 from ..visualization.pose_video import LAYOUTS, write_pose_video
 from .person_boxes import read_boxes
 from .person_search import MotionMap, find_person_box
 from .pipeline_pose_estimation import PoseEstimationPipeline
+from .track_refinement import DEFAULT_RECOVERER, DEFAULT_SMOOTHER, load_refiner, recover_sequence, smooth_sequence
 
 
 MIN_SCORE = 0.4
@@ -42,6 +43,8 @@ class VideoOptions:
 
     frame_rate: float | None = None
     interval: int = 1
+    recover: Any = "default"
+    smooth: Any = "default"
     boxes: Any = None
     poses: Any = None
     max_gap: int | None = None
@@ -86,6 +89,11 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
         poses: For each frame the persons, as the pose pipeline gives them (a list or iterator), or a `PoseSequence`.
             Persons with a `track_id` keep it, others are tracked.
         interval: Look for persons in every so many frames only (and in the last one); default 1.
+        recover: What tells the poses of the frames between: a DeciWatch, as name or folder or as `(model,
+            feature_extractor)`; by default the embedded "deciwatch-2d". None draws straight lines.
+        smooth: What smooths the result: a SmoothNet in the same forms, "one-euro", "savitzky-golay", "gaussian" or an
+            object of `hvmodels.smoothing.filters`, which work in units of the person's size; None for nothing. By default
+            the embedded "smoothnet-any-pose" where every frame is looked at; DeciWatch is smooth by itself.
         frame_rate: Resample the video to so many frames a second; for images, what they have (default 30).
         max_gap: Frames for which a person may be out of sight and still be the same; default one second.
         output: File for the poses, .npz or .json; see `hvmodels.pose_sequences`.
@@ -135,7 +143,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
                 disable=None if options.progress is None else not options.progress,
             )
             sequence = PoseSequence.from_frames(bar, frame_rate=reader.frame_rate, image_size=reader.size)
-            sequence = self._finish_sequence(sequence, options, looked_at)
+            sequence = self._refine(sequence, options, looked_at)
             if options.output is not None:
                 Path(options.output).parent.mkdir(parents=True, exist_ok=True)
                 sequence.save(options.output)
@@ -156,6 +164,16 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
         own = {name: value for name, value in given.items() if name in names}
         rest = {name: value for name, value in given.items() if name not in names}
         options = VideoOptions(**{**self._video_options, **own})
+        recover, smooth = options.recover, options.smooth
+        if recover == "default":
+            recover = DEFAULT_RECOVERER if options.interval > 1 else None
+        if smooth == "default":
+            smooth = None if recover is not None else DEFAULT_SMOOTHER
+        options = replace(
+            options,
+            recover=load_refiner("recover", recover, self.device),
+            smooth=load_refiner("smooth", smooth, self.device),
+        )
         self._sanitize_parameters(**{name: value for name, value in rest.items() if name != "batch_size"})
         return options, rest
 
@@ -203,10 +221,11 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
             {"sigmas": self.keypoint_sigmas, "max_gap": max_gap, "min_score": min_score},
         )
 
-    def _finish_sequence(self, sequence: PoseSequence, options: VideoOptions, looked_at: int) -> VideoPoseSequence:
-        tracks = [_fill(track, sequence.num_frames, options.interval) for track in sequence.tracks]
+    def _refine(self, sequence: PoseSequence, options: VideoOptions, looked_at: int) -> VideoPoseSequence:
+        sequence = recover_sequence(sequence, options.recover, options.interval)
+        sequence = smooth_sequence(sequence, options.smooth)
         return VideoPoseSequence(
-            tracks,
+            sequence.tracks,
             sequence.num_frames,
             sequence.keypoint_names or self.keypoint_names,
             sequence.frame_rate,
@@ -331,34 +350,6 @@ def _box(person: Mapping[str, Any]) -> list[float]:
         return [person["box"][side] for side in BOX_SIDES]
     keypoints = _keypoints(person)
     return [*np.nanmin(keypoints, axis=0), *np.nanmax(keypoints, axis=0)]
-
-
-def _fill(track: PoseTrack, num_frames: int, interval: int) -> PoseTrack:
-    """The track with poses in the frames that nobody looked at; scores fall to 0 where it was looked for and not found."""
-    if interval == 1 or len(track) == 1:
-        return track
-    rows = np.arange(len(track))
-    frames = rows + track.start
-    is_looked_at = (frames % interval == 0) | (frames == num_frames - 1)
-    found = ~track.missing.all(axis=1)
-    values = {"keypoints": track.keypoints, "boxes": track.boxes}
-    filled = {name: _interpolate(rows, found, value) for name, value in values.items() if value is not None}
-    for name in ("scores", "person_scores"):
-        value = getattr(track, name)
-        if value is not None:
-            filled[name] = _interpolate(rows, is_looked_at, np.where(np.isnan(value), 0, value))
-    return PoseTrack(track.track_id, track.start, **filled)
-
-
-def _interpolate(rows: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(rows, ...) with each number drawn straight between the rows in which it is known."""
-    columns = values.reshape(len(rows), -1)
-    filled = np.full_like(columns, np.nan)
-    for column in range(columns.shape[1]):
-        own = known & ~np.isnan(columns[:, column])
-        if own.any():
-            filled[:, column] = np.interp(rows, rows[own], columns[own, column])
-    return filled.reshape(values.shape)
 
 
 def _check_output_video(path: str | PathLike, reader: VideoReader):
