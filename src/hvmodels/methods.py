@@ -202,6 +202,7 @@ METHODS = {
             model=pose_sequence.DeciWatchModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.DeciWatchForPoseRecovery},
             feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
+            task="pose-refinement",
         ),
     )
 }
