@@ -68,8 +68,8 @@ class PoseStream:
         smoother: A model of pose refinement (SmoothNet, DeciWatch; base model or with its head) or a filter of
             `hvmodels.smoothing.filters`.
         delay: Frames that a result comes after its pose, from `max_gap` to the full delay. None for the full delay:
-            `window_size - 1` for models and Savitzky-Golay, reach of the weights for the Gaussian, 0 for One-Euro, and
-            `max_gap` on top.
+            `window_size - 1` for models (with a stride over `sample_interval` so much more, that being 1 for SmoothNet) and
+            Savitzky-Golay, reach of the weights for the Gaussian, 0 for One-Euro, and `max_gap` on top.
         max_gap: Longest pause of a track that is filled, in frames.
         stride: Frames from one window of a model to the next, for DeciWatch a multiple of `sample_interval`;
             `config.window_stride` if None. The cost falls with it.
@@ -135,12 +135,14 @@ class PoseStream:
 
     def flush(self) -> list[tuple[int, dict[Hashable, np.ndarray]]]:
         """End all tracks, and give the frames that are left. The stream is then as new."""
+        frames = []
         while self._queue:
             self._process()
+            frames += self._emit(self._processed - (self.delay - self.max_gap))
         for track in self._tracks.values():
             track.last = self._processed - 1  # also where DeciWatch needed no pose any more
         self._end(list(self._tracks.values()))
-        frames = self._emit(self._pushed)
+        frames += self._emit(self._pushed)
         self._reset()
         return frames
 
@@ -384,7 +386,8 @@ class _WindowEngine(_Engine):
                 + (f" and a multiple of `sample_interval`, {self.step}," if self.step > 1 else ",")
                 + f" got {self.stride}."
             )
-        super().__init__(self.window - 1, self.window + self.step)
+        # With a stride the last window begins where the track's end wants it, and that only shows when a pose is missing.
+        super().__init__(self.window - 1 + (self.step if self.stride > self.step else 0), self.window + self.step)
 
     def check_shape(self, shape: tuple[int, int]):
         config = self.model.config
