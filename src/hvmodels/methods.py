@@ -13,7 +13,12 @@ from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models import ed_pose, forecasting, pose_sequence, rle
-from .pipelines import PoseEstimationPipeline, PoseRefinementPipeline, TimeSeriesForecastingPipeline
+from .pipelines import (
+    PoseEstimationPipeline,
+    PoseRefinementPipeline,
+    TimeSeriesForecastingPipeline,
+    VideoPoseEstimationPipeline,
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,14 @@ TASKS = {
             input_type="multimodal",
             hub_tag="time-series-forecasting",
             default_model="assets/nlinear-any-series",
+        ),
+        Task(
+            name="video-pose-estimation",
+            pipeline=VideoPoseEstimationPipeline,
+            auto_model="AutoModelForPoseEstimation",
+            input_type="video",
+            hub_tag="video-pose-estimation",
+            default_model="assets/rle-lite0-halpe19",
         ),
     )
 }
