@@ -1,6 +1,6 @@
 """Write the published settings of SmoothNet and DeciWatch, one table each, as recipe files.
 
-    python make_recipes.py recipes
+python make_recipes.py recipes
 """
 
 import argparse

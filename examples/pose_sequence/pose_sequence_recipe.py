@@ -17,16 +17,25 @@ from torch.utils.data import DataLoader
 
 sys.path.append(str(Path(__file__).parents[1] / "pose_estimation"))  # what training runs of poses share
 
-from pose_recipe import METRICS_FILE, ShuffledShare, option, read_json_option, write_json
+from pose_recipe import (
+    METRICS_FILE,
+    ShuffledShare,
+    claim_output_dir,
+    option,
+    parse_arguments,
+    read_json_option,
+    seed_step,
+    write_json,
+)
 
 from hvmodels.datasets.forecasting import collate_windows
 from hvmodels.datasets.pose_sequence import (
     PosePair,
     PoseWindows,
+    extractor_options,
     prepare_pair,
     read_motion,
     read_released,
-    refine_pair,
     root_joints,
 )
 from hvmodels.metrics.pose_sequence import acceleration_errors, joint_errors
@@ -39,6 +48,7 @@ from hvmodels.models.pose_sequence import (
     SmoothNetFeatureExtractor,
     SmoothNetForPoseRefinement,
 )
+from hvmodels.models.pose_sequence.rotations_pose_sequence import convert_rotations
 
 
 METHODS = {
@@ -208,31 +218,62 @@ class PoseSequenceData:
     validation: list[PosePair] | None
 
 
-def pair_errors(pair: PosePair, poses: np.ndarray) -> dict[str, np.ndarray]:
-    """Errors of each frame and of each frame but the first and last; millimetres in 3-D, pixels, or 6D numbers."""
-    scale = 1000.0 if pair.unit == "metre" else 1.0
-    return {
-        "error": scale * joint_errors(poses, pair.targets).mean(-1),
-        "acceleration error": scale * acceleration_errors(poses, pair.targets),
-    }
-
-
 @torch.inference_mode()
+def refine_pair(
+    pair: PosePair,
+    model: SmoothNetForPoseRefinement | DeciWatchForPoseRecovery,
+    extractor: PoseSequenceFeatureExtractor,
+    poses: np.ndarray | None = None,
+) -> np.ndarray:
+    """Refined poses in the unit of the pair; DeciWatch gets the poses of the frames it asks for and no others.
+
+    Args:
+        pair: What is known of the poses.
+        model: In evaluation mode.
+        extractor: The model's.
+        poses: Poses to refine in place of the pair's.
+    """
+    poses = pair.poses if poses is None else poses
+    options = {**extractor_options(pair), "frame_rate": pair.frame_rate}
+    if isinstance(extractor, DeciWatchFeatureExtractor):
+        indices = extractor.frame_indices(len(poses), pair.frame_rate)
+        options |= {"frame_indices": indices, "num_frames": len(poses)}
+        poses = poses[indices]
+    features = extractor(poses, **options)
+    outputs = model(features["pose_values"].to(model.device), features["pose_mask"].to(model.device))
+    return extractor.post_process_pose_refinement(outputs, features)[0]["poses"]
+
+
+def pair_errors(pair: PosePair, poses: np.ndarray) -> dict[str, np.ndarray]:
+    """Errors (frames,) and acceleration errors (frames - 2,): millimetres in 3-D, else pixels; rotations in degrees."""
+    targets, scale = pair.targets, 1000.0 if pair.unit == "metre" else 1.0
+    if pair.unit == "axis_angle":
+        poses, targets = (convert_rotations(values, "axis_angle", "matrix") for values in (poses, targets))
+        cosine = (np.einsum("fjab,fjab->fj", poses, targets) - 1) / 2
+        errors = np.degrees(np.arccos(cosine.clip(-1, 1)))
+        # Of the matrices, whose distance is the angle in radians times the root of 2 for small angles.
+        scale = np.degrees(1) / np.sqrt(2)
+        poses, targets = poses.reshape(*poses.shape[:2], 9), targets.reshape(*targets.shape[:2], 9)
+    else:
+        errors = scale * joint_errors(poses, targets)
+    return {"error": errors.mean(-1), "acceleration error": scale * acceleration_errors(poses, targets).mean(-1)}
+
+
 def evaluate(
     data: PoseSequenceData, model: SmoothNetForPoseRefinement | DeciWatchForPoseRecovery, accelerator: Accelerator
 ) -> dict[str, float]:
     """Mean errors over all sequences; each is refined by one process."""
     was_training = model.training
     model.eval()
-    own = data.validation[accelerator.process_index :: accelerator.num_processes]
-    sums = [
-        {name: (values.sum(), values.size) for name, values in pair_errors(pair, refined).items()}
-        for pair, refined in ((pair, refine_pair(pair, model, data.extractor)) for pair in own)
-    ]
+    found = []
+    for index in range(accelerator.process_index, len(data.validation), accelerator.num_processes):
+        pair = data.validation[index]
+        errors = pair_errors(pair, refine_pair(pair, model, data.extractor))
+        found.append((index, {name: (float(values.sum()), values.size) for name, values in errors.items()}))
     model.train(was_training)
-    sums = gather_object(sums)
+    found = [sums for _, sums in sorted(gather_object(found), key=lambda entry: entry[0])]
     names = ("error", "acceleration error")
-    return {name: float(math.fsum(s[name][0] for s in sums) / sum(s[name][1] for s in sums)) for name in names}
+    return {name: sum(sums[name][0] for sums in found) / sum(sums[name][1] for sums in found) for name in names}
 
 
 class PoseSequenceRun:
@@ -267,3 +308,14 @@ class PoseSequenceRun:
         return entry
 
 
+__all__ = [
+    "PoseSequenceData",
+    "PoseSequenceRecipe",
+    "PoseSequenceRun",
+    "claim_output_dir",
+    "pair_errors",
+    "parse_arguments",
+    "refine_pair",
+    "seed_step",
+    "write_json",
+]

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from pose_recipe import claim_output_dir, parse_arguments
-from pose_sequence_recipe import PoseSequenceRecipe, PoseSequenceRun
+from pose_sequence_recipe import PoseSequenceRecipe, PoseSequenceRun, claim_output_dir, parse_arguments
 from train_pose_estimation import PoseTrainer, StepSeed, last_checkpoint
 from transformers import TrainingArguments
 

@@ -6,8 +6,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import send_to_device
-from pose_recipe import claim_output_dir, parse_arguments, seed_step
-from pose_sequence_recipe import PoseSequenceData, PoseSequenceRecipe, PoseSequenceRun
+from pose_sequence_recipe import (
+    PoseSequenceData,
+    PoseSequenceRecipe,
+    PoseSequenceRun,
+    claim_output_dir,
+    parse_arguments,
+    seed_step,
+)
 
 
 def train(
