@@ -267,7 +267,12 @@ class PoseSequence:
                     f"`frames` must hold a list of persons for each frame, got {persons!r:.80} at {index}."
                 )
             for person in persons:
-                labels, row = _read_person(person, index)
+                labels, row = read_person(person, index)
+                if person.get("track_id") is None:
+                    raise ValueError(
+                        f"`frames` has a person without `track_id` at frame {index}; give the detections to a tracker first, "
+                        "`hvmodels.datasets.pose_formats.from_pipeline`."
+                    )
                 names = labels if names is None else names
                 if labels != names:
                     raise ValueError(
@@ -391,15 +396,22 @@ def _tracks_of_npz(values: dict[str, Any]) -> list[PoseTrack]:
     return tracks
 
 
-def _read_person(person: Any, index: int) -> tuple[list[str], tuple]:
-    """Names of the keypoints, and the person's keypoints, scores, box and score."""
+def read_person(person: Any, index: int) -> tuple[list[str], tuple[list, list[float], list[float], float]]:
+    """Read a person as the pose pipelines give it.
+
+    Args:
+        person: Dict, see `PoseSequence.frames`.
+        index: Frame, for errors.
+
+    Returns:
+        The names of the keypoints, and (keypoints, scores of keypoints, box as corners, score), NaN where there is none.
+
+    Raises:
+        TypeError: If the person is no dict.
+        ValueError: If something is lacking or no number.
+    """
     if not isinstance(person, dict):
         raise TypeError(f"`frames` must hold persons that are dicts, got {type(person).__name__} at frame {index}.")
-    if person.get("track_id") is None:
-        raise ValueError(
-            f"`frames` has a person without `track_id` at frame {index}; give the detections to a tracker first, "
-            "`hvmodels.tracking`."
-        )
     try:
         labels = [keypoint["label"] for keypoint in person["keypoints"]]
         axes = "xyz" if "z" in person["keypoints"][0] else "xy"

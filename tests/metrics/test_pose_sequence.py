@@ -1,8 +1,20 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
-from hvmodels.metrics.pose_sequence import align_poses, joint_errors, mpjpe, pa_mpjpe, root_relative
+from hvmodels.metrics.pose_sequence import (
+    acceleration_error,
+    acceleration_errors,
+    align_poses,
+    joint_errors,
+    mpjpe,
+    mpvpe,
+    pa_mpjpe,
+    root_relative,
+    sequence_pck,
+    summarize_pose_sequences,
+)
 
 
 def random_rotation(random, dims):
@@ -81,5 +93,231 @@ def test_refuses(metric):
         metric(np.zeros(51), np.zeros(51))
     with pytest.raises(ValueError, match="one pose at least"):
         metric(poses[:0], poses[:0])
-    with pytest.raises(ValueError, match="`root_index` must be one of the 17"):
-        root_relative(poses, 17)
+    for wrong in (17, [], [0, 17], -1):
+        with pytest.raises(ValueError, match="`root_index` must be one or more of the 17"):
+            root_relative(poses, wrong)
+
+
+def test_root_may_be_the_mean_of_several_joints():
+    poses = np.random.default_rng(0).normal(size=(4, 17, 3))
+    np.testing.assert_allclose(root_relative(poses, [2, 3]), poses - (poses[:, 2:3] + poses[:, 3:4]) / 2)
+    np.testing.assert_array_equal(root_relative(poses, [2]), root_relative(poses, 2))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_alignment_is_that_of_each_pose_whatever_the_number_of_frames(dims):
+    predictions, targets = np.random.default_rng(0).normal(size=(2, 7, 17, dims))
+    alone = [joint_errors(*pair, align=True) for pair in zip(predictions, targets, strict=True)]
+    for frames in range(1, 8):
+        errors = joint_errors(predictions[:frames], targets[:frames], align=True)
+        np.testing.assert_allclose(errors, alone[:frames], rtol=1e-12)
+
+
+def test_acceleration_errors_count_second_differences():
+    times = np.arange(6.0)
+    targets = np.zeros((6, 2, 3))
+    predictions = np.zeros((6, 2, 3))
+    predictions[:, 0, 1] = 5 + 3 * times  # no acceleration
+    predictions[:, 1, 0], predictions[:, 1, 2] = 3 * times**2 / 2, -4 * times**2 / 2  # 3 and 4 a frame squared
+    np.testing.assert_allclose(acceleration_errors(predictions, targets), [[0, 5]] * 4, atol=1e-12)
+    assert acceleration_error(torch.tensor(predictions), targets) == pytest.approx(2.5)
+    assert acceleration_error(predictions, targets, zero_ends=True) == pytest.approx(2.5 * 4 / 6)
+    assert acceleration_errors(np.stack([predictions] * 3), np.stack([targets] * 3)).shape == (3, 4, 2)
+    for frames in (1, 2):
+        assert acceleration_error(predictions[:frames], targets[:frames], zero_ends=True) == 0
+        with pytest.raises(ValueError, match="an acceleration three frames"):
+            acceleration_error(predictions[:frames], targets[:frames])
+    with pytest.raises(ValueError, match=r"shape \(\.\.\., frames, joints, dims\)"):
+        acceleration_error(predictions[0], targets[0])
+
+
+def test_vertices_count_as_they_stand():
+    targets = np.random.default_rng(0).normal(size=(3, 100, 3))
+    assert mpvpe(targets + np.array([0, 3, 4]), targets) == pytest.approx(5)
+
+
+def test_sequences_weigh_the_same_in_pck():
+    targets = [np.zeros((8, 2, 2)), np.zeros((2, 2, 2))]
+    predictions = [sequence.copy() for sequence in targets]
+    predictions[0][:, 1] = 20.1, 0  # just outside a fifth of 100
+    predictions[1][0] = 0, 10
+    boxes = [np.tile([0, 0, 30, 100], (8, 1)), np.tile([50, 20, 150, 40], (2, 1))]
+    assert sequence_pck(predictions, targets, boxes) == pytest.approx((0.5 + 1) / 2)
+    assert sequence_pck(predictions, targets, boxes, threshold=0.05) == pytest.approx((0.5 + 0.5) / 2)
+    assert sequence_pck(predictions, targets, boxes, threshold=0.1) == pytest.approx((0.5 + 1) / 2)
+    with pytest.raises(ValueError, match=r"`boxes` must have shape \(8, 4\)"):
+        sequence_pck(predictions, targets, [boxes[0][:-1], boxes[1]])
+    with pytest.raises(ValueError, match="`boxes` must have 2 sequences"):
+        sequence_pck(predictions, targets, boxes[:1])
+
+
+def test_hardest_frames():
+    targets = [np.zeros((150, 2, 3)), np.zeros((50, 2, 3))]
+    predictions = [np.random.default_rng(0).uniform(0, 1, size=sequence.shape) for sequence in targets]
+    inputs = [sequence.copy() for sequence in predictions]
+    inputs[1][7], inputs[0][3] = 10, 20
+    figures = summarize_pose_sequences(predictions, targets, inputs, root_index=None, zero_ends=True)
+    assert figures["input_MPJPE_top1"] == pytest.approx(15 * 3**0.5)
+    expected = [
+        joint_errors(predictions[1][7], targets[1][7]).mean(),
+        joint_errors(predictions[0][3], targets[0][3]).mean(),
+    ]
+    assert figures["MPJPE_top1"] == pytest.approx(np.mean(expected))
+    alone = summarize_pose_sequences(predictions, targets, root_index=None)
+    assert set(alone) == {"MPJPE", "MPJPE_top1", "PA-MPJPE", "ACCEL"}
+    assert alone["MPJPE"] == figures["MPJPE"] < alone["MPJPE_top1"]
+    assert alone["ACCEL"] == pytest.approx(figures["ACCEL"] * 200 / 196)
+
+
+def test_summary_refuses():
+    poses = [np.zeros((5, 17, 3))]
+    with pytest.raises(ValueError, match="`predictions` must be a list of one or more sequences"):
+        summarize_pose_sequences([], [])
+    with pytest.raises(ValueError, match="`targets` must have 1 sequences"):
+        summarize_pose_sequences(poses, poses * 2)
+    with pytest.raises(ValueError, match="`sample_interval` must be a positive number, and needs `inputs`"):
+        summarize_pose_sequences(poses, poses, sample_interval=10)
+
+
+def fill_to(poses, frames):
+    """A sequence with zeros at its end, as the originals score short ones."""
+    return np.concatenate([poses, np.zeros((max(frames - len(poses), 0), *poses.shape[1:]), poses.dtype)])
+
+
+@pytest.mark.parametrize(
+    ("case", "step", "root_index"),
+    [("h36m_3d_w32", "", 0), ("h36m_3d_w32", "step8.", 0), ("h36m_2d_w8", "", None), ("h36m_2d_w8", "step3.", None)],
+)
+def test_evaluation_of_smoothnet(shared_data, case, step, root_index):
+    values = load_file(shared_data / "parity" / "smoothnet" / case / "io.safetensors")
+    dims, unit, outputs = (3, 1000, "sequence") if "3d" in case else (2, 1, "sequence_pixels")
+    lists = {name: [] for name in ("predictions", "targets", "inputs")}
+    for index in range(3):
+        refined = values[f"output.{outputs}.{step}{index}"].reshape(-1, 17, dims)
+        lists["predictions"].append(refined * unit)
+        for name, source in (("inputs", "pred"), ("targets", "gt")):
+            poses = values[f"input.{source}.{index}"].reshape(-1, 17, dims)
+            # Padding is zeros as the network sees them: in 2-D the middle of the picture.
+            middle = 500 if dims == 2 else 0
+            lists[name].append((fill_to(poses - middle, len(refined)) + middle)[: len(refined)] * unit)
+    figures = summarize_pose_sequences(**lists, root_index=root_index, zero_ends=True)
+    names = {
+        "MPJPE": "mpjpe",
+        "PA-MPJPE": "pampjpe",
+        "ACCEL": "accel",
+        "MPJPE_top1": "mpjpe_top1",
+        "ACCEL_top1": "accel_top1",
+    }
+    assert set(figures) == {prefix + name for prefix in ("", "input_") for name in names}
+    for name, original in names.items():
+        expected, expected_input = (
+            values[f"output.eval.{step}{source}_{original}"] for source in ("smoothnet", "input")
+        )
+        assert figures[name] == pytest.approx(expected, rel=1e-5), name
+        assert figures["input_" + name] == pytest.approx(expected_input, rel=1e-5), name
+        if "top1" not in name:
+            improvement = values[f"output.eval.{step}improvement_{original}"]
+            assert figures[name] - figures["input_" + name] == pytest.approx(improvement, rel=1e-4), name
+
+
+def deciwatch_sequences(values, dims, interval, step="", scale=1.0):
+    """Refined, true and given poses, and the denoised ones at the sampled frames, as far as windows cover them."""
+    lists = {name: [] for name in ("predictions", "targets", "inputs", "denoised")}
+    for index in range(3):
+        refined = values[f"output.recover_sequence.{step}{index}"].reshape(
+            len(values[f"output.recover_sequence.{step}{index}"]), -1, dims
+        )
+        lists["predictions"].append(refined * scale)
+        denoised = values[f"output.denoise_sequence.{index}"].reshape(-1, *refined.shape[1:])
+        lists["denoised"].append(denoised[::interval] * scale)
+        for name, source in (("inputs", "pred"), ("targets", "gt")):
+            poses = values[f"input.{source}.{index}"].reshape(-1, *refined.shape[1:])
+            poses = root_relative(poses) * scale if dims == 3 else poses
+            lists[name].append(fill_to(poses, len(refined))[: len(refined)])
+    return lists
+
+
+def test_evaluation_of_deciwatch(shared_data):
+    values = load_file(shared_data / "parity" / "deciwatch" / "h36m_3d_n10_q2" / "io.safetensors")
+    lists = deciwatch_sequences(values, 3, interval=10, scale=1000.0)
+    denoised = lists.pop("denoised")
+    figures = summarize_pose_sequences(**lists, sample_interval=10)
+    names = {"MPJPE": "mpjpe", "PA-MPJPE": "pampjpe", "ACCEL": "accel"}
+    for name, original in names.items():
+        assert figures[name] == pytest.approx(values[f"output.eval.output_{original}"], rel=1e-5), name
+        assert figures["input_" + name] == pytest.approx(values[f"output.eval.input_{original}"], rel=1e-5), name
+    assert figures["relative_MPJPE"] == pytest.approx(values["output.eval.relative_improvement_mpjpe"], rel=1e-5)
+
+    sampled = [target[::10] for target in lists["targets"]]
+    figures = summarize_pose_sequences(denoised, sampled)
+    assert figures["MPJPE"] == pytest.approx(values["output.eval.denoise_mpjpe"], rel=1e-5)
+    # Two of the sequences have three sampled frames, so that the original aligns joints in place of axes.
+    errors = [
+        joint_errors(root_relative(poses), true, align=True).mean(axis=-1)
+        for poses, true in zip(denoised, sampled, strict=True)
+    ]
+    assert figures["PA-MPJPE"] == pytest.approx(np.concatenate(errors).mean(), rel=1e-9)
+    for index in (1, 2):
+        swapped = align_poses(root_relative(denoised[index]).swapaxes(1, 2), sampled[index].swapaxes(1, 2)).swapaxes(
+            1, 2
+        )
+        errors[index] = joint_errors(swapped, sampled[index]).mean(axis=-1)
+    original = values["output.eval.denoise_interp_pampjpe"]
+    assert np.concatenate(errors).mean() == pytest.approx(original, rel=1e-5) != figures["PA-MPJPE"]
+
+
+@pytest.mark.parametrize("step", ["", "stepq3."])
+def test_pck_of_deciwatch(shared_data, step):
+    values = load_file(shared_data / "parity" / "deciwatch" / "jhmdb_2d_n5_q3" / "io.safetensors")
+    size = np.array([320.0, 240.0])
+    lists = deciwatch_sequences(values, 2, interval=5, step=step, scale=size)
+    # Padding comes without a box, so that only a joint at the very place counts.
+    boxes = [
+        fill_to(values[f"input.bbox.{index}"].astype(float), len(true))[: len(true)]
+        for index, true in enumerate(lists["targets"])
+    ]
+    for corners in boxes:
+        corners[~corners.any(axis=1), 2:] = 1e-9
+    for name, threshold in (("005", 0.05), ("01", 0.1), ("02", 0.2)):
+        for source, key in (("predictions", "output"), ("inputs", "input")):
+            result = sequence_pck(lists[source], lists["targets"], boxes, threshold)
+            assert result == pytest.approx(values[f"output.eval.{step}{key}_pck_{name}"], abs=1e-6), (key, name)
+        if not step:
+            sampled = (
+                lists["denoised"],
+                [true[::5] for true in lists["targets"]],
+                [corners[::5] for corners in boxes],
+            )
+            assert sequence_pck(*sampled, threshold) == pytest.approx(
+                values[f"output.eval.denosie_pck_{name}"], abs=1e-6
+            )
+
+
+def test_metrics_of_every_frame(fixtures):
+    values = load_file(fixtures / "smoothnet" / "metrics_filters_rotations" / "io.safetensors")
+    for name, source, true in (("3d", "3d", "3d"), ("3d_mirrored", "3d_mirrored", "3d"), ("2d", "2d_norm", "2d_norm")):
+        predictions, targets = values[f"input.pred_{source}"], values[f"input.gt_{true}"]
+        aligned = joint_errors(predictions, targets, align=True).mean(axis=-1)
+        np.testing.assert_allclose(aligned, values[f"output.pampjpe_{name}"], rtol=1e-5)
+        if name != "3d_mirrored":
+            errors = joint_errors(predictions, targets).mean(axis=-1)
+            np.testing.assert_allclose(errors, values[f"output.mpjpe_{name}"], rtol=1e-5)
+            original = values[f"output.accel_error_{name}"]
+            errors = acceleration_errors(predictions, targets).mean(axis=-1)
+            np.testing.assert_allclose(errors, original[1:-1], rtol=1e-5)
+            assert original[0] == original[-1] == 0
+            assert acceleration_error(predictions, targets, zero_ends=True) == pytest.approx(original.mean(), rel=1e-5)
+    aligned = align_poses(values["input.pred_3d"], values["input.gt_3d"])
+    np.testing.assert_allclose(aligned, values["output.procrustes_aligned_3d"], atol=2e-6)
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.1, 0.2])
+def test_pck_of_every_joint(fixtures, threshold):
+    values = load_file(fixtures / "smoothnet" / "metrics_filters_rotations" / "io.safetensors")
+    height, width, _ = values["input.pck_imgshape"][0]
+    predictions, targets = ((values[f"input.pck_{kind}"] + 0.5) * [width, height] for kind in ("pred", "gt"))
+    boxes, expected = values["input.pck_bbox"], values[f"output.pck.{threshold}"]
+    assert sequence_pck([predictions], [targets], [boxes], threshold) == pytest.approx(expected.mean(), abs=1e-6)
+    for joint in range(15):
+        one = sequence_pck([predictions[:, [joint]]], [targets[:, [joint]]], [boxes], threshold)
+        assert one == pytest.approx(expected[joint], abs=1e-6)
