@@ -64,6 +64,20 @@ def flatten(output):
     return [tensor for value in values for tensor in flatten(value)]
 
 
+@pytest.fixture
+def seed_of_each_module(monkeypatch):
+    """Start the initialisation of every module from one seed, since constructors draw numbers and the meta device does not."""
+    initialize = transformers.PreTrainedModel._initialize_weights
+
+    def initialize_from_one_seed(self, module, *arguments):
+        state = torch.get_rng_state()
+        torch.manual_seed(0)
+        initialize(self, module, *arguments)
+        torch.set_rng_state(state)
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "_initialize_weights", initialize_from_one_seed)
+
+
 class ModelChecks:
     """Tests of a base model and its heads.
 

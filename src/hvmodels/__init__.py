@@ -13,6 +13,12 @@ from .models.forecasting import (
     TimeSeries,
     read_series,
 )
+from .models.pose_sequence import (
+    SmoothNetConfig,
+    SmoothNetFeatureExtractor,
+    SmoothNetForPoseRefinement,
+    SmoothNetModel,
+)
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
 from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
@@ -39,6 +45,10 @@ __all__ = [
     "RLEImageProcessor",
     "RLELoss",
     "RLEModel",
+    "SmoothNetConfig",
+    "SmoothNetFeatureExtractor",
+    "SmoothNetForPoseRefinement",
+    "SmoothNetModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
     "default_model",

@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .models import ed_pose, forecasting, rle
+from .models import ed_pose, forecasting, pose_sequence, rle
 from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
 
 
@@ -160,6 +160,16 @@ METHODS = {
             task="pose-estimation",
             converter="rle:convert",
             checkpoint_types=NUMPY_ARRAYS,
+        ),
+        Method(
+            name="smoothnet",
+            title="SmoothNet",
+            paper="2112.13715",
+            original="cure-lab/SmoothNet",
+            config=pose_sequence.SmoothNetConfig,
+            model=pose_sequence.SmoothNetModel,
+            heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SmoothNetForPoseRefinement},
+            feature_extractor=pose_sequence.SmoothNetFeatureExtractor,
         ),
     )
 }
