@@ -25,7 +25,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "pose_sequence"
 SCRIPTS = ["train_pose_sequence", "train_pose_sequence_accelerate"]
 NAMES = [
     "pose_recipe", "optimization", "train_pose_estimation", "pose_sequence_recipe", *SCRIPTS, "make_recipes",
-    "convert_released_data", "evaluate_released", "evaluate_pose_sequence",
+    "convert_released_data", "evaluate_released",
 ]  # fmt: skip
 SMOOTHNET = {
     "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "hidden_dropout_prob": 0.0,
@@ -126,7 +126,7 @@ def test_runs_learn_and_agree(runs, scripts, archives):
     torch.testing.assert_close(weights_of(first), weights_of(second), rtol=0, atol=0)
 
     # Noise of 30 mm in each coordinate has an error of 48 mm over four of five joints; acceleration times the root of 6.
-    pairs = scripts["evaluate_pose_sequence"].read_motion(archives / "test.npz", "3D")
+    pairs = scripts["pose_sequence_recipe"].read_motion(archives / "test.npz", "3D")
     raw = [scripts["pose_sequence_recipe"].pair_errors(pair, pair.poses) for pair in pairs]
     raw = {name: np.concatenate([errors[name] for errors in raw]).mean() for name in raw[0]}
     assert raw["error"] == pytest.approx(48 * 4 / 5, rel=0.1)
