@@ -41,9 +41,8 @@ class DeciWatchFeatureExtractor(PoseSequenceFeatureExtractor):
         """
         if isinstance(num_frames, bool) or not isinstance(num_frames, int | np.integer) or num_frames < 1:
             raise ValueError(f"`num_frames` must be a positive integer, got {num_frames!r}.")
-        interval = float(self.sample_interval)
-        if frame_rate is not None and self.frame_rate is not None:
-            interval *= frame_rate / self.frame_rate
+        frame_rate = self._other_rate(frame_rate)
+        interval = self.sample_interval * (1.0 if frame_rate is None else frame_rate / self.frame_rate)
         steps = np.arange(int((num_frames - 1) / interval + 1e-6) + 1)
         indices = np.rint(steps * interval).astype(np.int64)
         return sorted({*np.minimum(indices, num_frames - 1).tolist(), int(num_frames) - 1})

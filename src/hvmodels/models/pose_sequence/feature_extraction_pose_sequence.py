@@ -27,6 +27,7 @@ POSSIBLE_EXTENT = {"metre": (0.005, 50.0), "millimetre": (5.0, 50000.0)}
 ROOT_MODES = ("smooth", "raw", "exclude")
 UNSEEN_JOINTS = ("raise", "nan")
 ROOT_SIGMA = 2.0  # frames
+SAME_RATE = 0.02  # relative; 29.97 and 30 frames a second are one rate
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
             the other joints get the root as it came in.
         frame_rate: Frames a second of the training data; None means any. If the call names another rate, poses are
             resampled linearly to this one and the result back; so a model that saw 50 frames a second meets the speeds it
-            knows in a video of 25.
+            knows in a video of 25. Rates that differ by less than 2 % count as one.
         rotation_layout: Layout of 6D rotations in the checkpoint and in 6D input, `"columns"` (original) or `"rows"`
             (PyTorch3D), see `rotations_pose_sequence`.
         score_threshold: A joint whose score is not above it counts as missing, like one with a NaN.
@@ -257,9 +258,7 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"`rotation_format` must be one of {ROTATION_FORMATS} or None, got {rotation_format!r}.")
         if unit is not None and unit not in UNITS:
             raise ValueError(f"`unit` must be one of {UNITS} or None, got {unit!r}.")
-        frame_rate = None if frame_rate is None else _positive("frame_rate", frame_rate)
-        if self.frame_rate is None or frame_rate == self.frame_rate:
-            frame_rate = None
+        frame_rate = self._other_rate(frame_rate)
         single = not isinstance(poses, list | tuple | Mapping)
         keys, ids = _track_keys(poses, track_ids)
         labels = [""] if single else [f" of track {key!r}" for key in keys]
@@ -273,12 +272,14 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
         if len({array.shape[1:] for array in arrays}) > 1:
             shapes = sorted({array.shape[1:] for array in arrays})
             raise ValueError(f"`poses` must have the same joints and dims in all tracks, got {shapes}.")
-        self._check_joints(arrays[0], rotation_format, keypoint_names)
         seen = [
             self._seen(array, score, rotation_format, label)
             for array, score, label in zip(arrays, scores, labels, strict=True)
         ]
-        indices = self._frame_indices_of(arrays, frame_indices, num_frames, keys, single, frame_rate)
+        if rotation_format is None and arrays[0].shape[-1] == 3:
+            _check_third_number(arrays, seen)
+        self._check_joints(arrays[0], rotation_format, keypoint_names)
+        indices = self._frame_indices_of(arrays, frame_indices, num_frames, keys, labels, frame_rate)
         scale, offset = self._scale_and_offset(arrays, seen, unit, image_size, rotation_format)
 
         values, tracks = [], []
@@ -329,8 +330,13 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
     ):
         """One track in the model's form, and the way back."""
         unseen = ~visible.any(axis=0)
+        rooted = self.root_indices is not None and rotation_format is None and poses.shape[-1] == 3
         if unseen.any() and (self.unseen_joints == "raise" or unseen.all()):
             raise ValueError(self._unseen_message(name, unseen))
+        if rooted and unseen[self.root_indices].any():
+            raise ValueError(
+                f"{name} must show the joints of `root_indices`, {self.root_indices}, at least once each."
+            )
         first_rotation = fill = None
         if rotation_format is not None:
             identity = convert_rotations(np.eye(3), "matrix", rotation_format, self.rotation_layout)
@@ -346,15 +352,13 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
         if unseen.any():
             values[:, unseen] = values[:, ~unseen].mean(axis=1, keepdims=True) if fill is None else fill
         root = excluded = None
-        if self.root_indices is not None and values.shape[-1] == 3:
-            raw_root = values[:, self.root_indices].mean(axis=1, keepdims=True)
-            values = values - raw_root
-            root = raw_root
+        if rooted:
+            root = values[:, self.root_indices].mean(axis=1, keepdims=True)
+            values = values - root
             if self.root_mode == "exclude":
-                excluded = raw_root
+                excluded = root
                 values = np.delete(values, self.root_indices, axis=1)
-            else:
-                root = self._root_course(raw_root, frame_rate)
+            root = self._root_course(root, frame_rate)
         if frame_rate is not None:
             step = frame_rate / self.frame_rate
             values = resample(values, step, int(np.ceil((num_frames - 1) / step - 1e-6)) + 1)
@@ -407,7 +411,7 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
             kinds = {2: "2D positions", 3: "3D positions", 6: "rotations"}
             raise ValueError(
                 f"`poses` must be {kinds[self.joint_dim]} as the checkpoint was trained on, got {kinds[dims]}"
-                f"{'; name their `rotation_format`' if self.joint_dim == 6 else ''}."
+                f"{'; name their `rotation_format`' if self.joint_dim == 6 else ', or choose another checkpoint'}."
             )
         if self.root_indices is not None and dims == 3 and max(self.root_indices) >= num_joints:
             raise ValueError(
@@ -452,30 +456,37 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
             "`unseen_joints='nan'`."
         )
 
-    def _frame_indices_of(self, arrays, frame_indices, num_frames, keys, single, frame_rate):
+    def _other_rate(self, frame_rate: float | None) -> float | None:
+        """A frame rate from which poses have to be resampled to the checkpoint's, else None."""
+        if frame_rate is None:
+            return None
+        frame_rate = _positive("frame_rate", frame_rate)
+        return None if abs(frame_rate / (self.frame_rate or frame_rate) - 1) < SAME_RATE else frame_rate
+
+    def _frame_indices_of(self, arrays, frame_indices, num_frames, keys, labels, frame_rate):
         """(frame indices, number of frames) of each track."""
-        shared = single or frame_indices is None or _is_flat(frame_indices)
+        shared = frame_indices is None or _is_flat(frame_indices)
         all_indices = [frame_indices] * len(keys) if shared else _per_track("frame_indices", frame_indices, keys)
         shared = num_frames is None or _is_integer(num_frames)
         lengths = [num_frames] * len(keys) if shared else _per_track("num_frames", num_frames, keys)
         result = []
-        for array, indices, length in zip(arrays, all_indices, lengths, strict=True):
+        for label, array, indices, length in zip(labels, arrays, all_indices, lengths, strict=True):
             if length is not None and (not _is_integer(length) or length < 1):
-                raise ValueError(f"`num_frames` must be a positive integer, got {length!r}.")
+                raise ValueError(f"`num_frames`{label} must be a positive integer, got {length!r}.")
             if indices is None:
                 indices = self._default_frame_indices(len(array), length, frame_rate)
             else:
                 indices = _indices("frame_indices", indices)
             if len(indices) != len(array):
                 raise ValueError(
-                    f"`frame_indices` must have one number for each of the {len(array)} poses, got {len(indices)}."
+                    f"`frame_indices`{label} must have one number for each of the {len(array)} poses, got {len(indices)}."
                 )
             if any(after <= before for before, after in pairwise(indices)):
-                raise ValueError("`frame_indices` must increase and not repeat; sort the poses by time.")
+                raise ValueError(f"`frame_indices`{label} must increase and not repeat; sort the poses by time.")
             length = int(length or indices[-1] + 1)
             if indices[-1] >= length:
                 raise ValueError(
-                    f"`frame_indices` must be below `num_frames` = {length}, got {indices[-1]}; count frames from 0."
+                    f"`frame_indices`{label} must be below `num_frames` = {length}, got {indices[-1]}; count frames from 0."
                 )
             result.append((indices, length))
         return result
@@ -505,7 +516,9 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
                 _check_pixels(arrays, seen)
             if not normalize:
                 return scale, offset
-            return self.image_scale / _image_size(image_size), np.full(2, float(self.image_offset))
+            size = _image_size(image_size)
+            _check_inside(arrays, seen, size)
+            return self.image_scale / size, np.full(2, float(self.image_offset))
         extent = _extent(arrays, seen)
         if unit is not None and unit in POSSIBLE_EXTENT:
             low, high = POSSIBLE_EXTENT[unit]
@@ -664,15 +677,33 @@ def _check_rotations(poses, seen, rotation_format, layout, name):
         raise ValueError(f"{name} must be {expected}; frame {frame}, joint {joint} is none: mark it as NaN.")
 
 
+def _seen_values(arrays, seen) -> np.ndarray:
+    """(n, dims) of all joints that the input has."""
+    return np.concatenate([array[visible] for array, visible in zip(arrays, seen, strict=True)])
+
+
 def _extent(arrays, seen) -> float:
     """Median over all frames of the largest side of the box around the seen joints; 0 if no frame shows two joints."""
     extents = []
     for array, visible in zip(arrays, seen, strict=True):
         high = np.where(visible[..., None], array, -np.inf).max(axis=1)
         low = np.where(visible[..., None], array, np.inf).min(axis=1)
-        extents.append((high - low)[visible.sum(axis=1) > 1].max(axis=-1))
+        several = visible.sum(axis=1) > 1
+        extents.append((high[several] - low[several]).max(axis=-1))
     extents = np.concatenate(extents)
     return float(np.median(extents)) if extents.size else 0.0
+
+
+def _check_third_number(arrays, seen):
+    values = _seen_values(arrays, seen)
+    if not len(values):
+        return
+    third = values[:, 2]
+    if third.min() >= 0 and third.max() <= 1 and np.ptp(values[:, :2], axis=0).max() > 20:
+        raise ValueError(
+            "`poses` must have x, y, z, but the third number lies within [0, 1] while x and y extend over more than 20, as "
+            "in (x, y, score); pass `poses[..., :2]` and the scores as `scores`."
+        )
 
 
 def _infer_unit(extent) -> str:
@@ -686,11 +717,21 @@ def _infer_unit(extent) -> str:
 
 
 def _check_pixels(arrays, seen):
-    largest = max((np.abs(array[visible]).max(initial=0) for array, visible in zip(arrays, seen, strict=True)))
-    if 0 < largest <= 1:
+    largest = np.abs(_seen_values(arrays, seen)).max(initial=0)
+    if 0 < largest <= 2:  # joints beyond the edge of the picture go a little beyond 1
         raise ValueError(
             f"`poses` must be in pixels, got values within [-{largest:.3g}, {largest:.3g}], which look normalised "
             "already; multiply them by the image size first."
+        )
+
+
+def _check_inside(arrays, seen, size):
+    values = _seen_values(arrays, seen)
+    middle = np.median(values, axis=0) if len(values) else size / 2
+    if (middle < -0.5 * size).any() or (middle > 1.5 * size).any():
+        raise ValueError(
+            f"`poses` must lie in the picture of `image_size` = (width, height) = {tuple(size.tolist())}, but their middle is "
+            f"{tuple(middle.round(1).tolist())}; check the size and that poses are in its pixels."
         )
 
 
