@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModelForTimeSeriesPrediction
 
 import hvmodels  # noqa: F401
+from hvmodels.conversion import convert_checkpoint
 from hvmodels.datasets.pose_sequence import PosePair
 from hvmodels.datasets.sequence_archives import read_sequence_archive, write_sequence_archive
 from tests.examples.launch import ENVIRONMENT, two_processes
@@ -94,8 +95,8 @@ def archives(tmp_path_factory):
 def smoothnet_options(archives, output_dir, *extra):
     return [
         f"--train_data={archives / 'train.npz'}", f"--validation_data={archives / 'test.npz'}", "--batch_size=32",
-        f"--config={json.dumps(SMOOTHNET)}", "--window_size=8", "--epochs=40", "--evaluate_every=20",
-        "--learning_rate=0.01", f"--output_dir={output_dir}", *extra,
+        f"--config={json.dumps(SMOOTHNET)}", "--window_size=8", "--epochs=16", "--evaluate_every=8",
+        "--learning_rate=0.02", f"--output_dir={output_dir}", *extra,
     ]  # fmt: skip
 
 
@@ -119,8 +120,8 @@ def weights_of(folder):
 def test_runs_learn_and_agree(runs, scripts, archives):
     first, second = (runs[script] for script in SCRIPTS)
     history = report_of(first)["history"]
-    assert [entry["epoch"] for entry in history] == [20, 40] and report_of(first)["num_processes"] == 1
-    assert history[1]["learning_rate"] == pytest.approx(0.01 * 0.95**40)
+    assert [entry["epoch"] for entry in history] == [8, 16] and report_of(first)["num_processes"] == 1
+    assert history[1]["learning_rate"] == pytest.approx(0.02 * 0.95**16)
     assert history[1]["train_loss"] < history[0]["train_loss"]
     assert history == report_of(second)["history"]
     torch.testing.assert_close(weights_of(first), weights_of(second), rtol=0, atol=0)
@@ -136,7 +137,7 @@ def test_runs_learn_and_agree(runs, scripts, archives):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_resumed_run_equals_undisturbed(script, run, runs, archives, tmp_path):
-    run(script, *smoothnet_options(archives, tmp_path / "output", "--epochs=20"))
+    run(script, *smoothnet_options(archives, tmp_path / "output", "--epochs=8"))
     run(script, *smoothnet_options(archives, tmp_path / "output", "--resume"))
     assert report_of(tmp_path / "output")["history"] == report_of(runs[script])["history"]
     torch.testing.assert_close(weights_of(tmp_path / "output"), weights_of(runs[script]), rtol=0, atol=0)
@@ -145,11 +146,11 @@ def test_resumed_run_equals_undisturbed(script, run, runs, archives, tmp_path):
 
 
 def test_two_processes_equal_one(runs, archives, tmp_path):
-    """Both scripts under one launch, since a launch costs more than the training; each is stopped and resumed."""
+    """Both scripts under one launch, since a launch costs more than the training; the first one is stopped and resumed."""
     calls = [
-        (script, smoothnet_options(archives, tmp_path / script, *extra))
-        for script in SCRIPTS
-        for extra in (["--epochs=20"], ["--resume"])
+        (SCRIPTS[0], smoothnet_options(archives, tmp_path / SCRIPTS[0], "--epochs=8")),
+        (SCRIPTS[0], smoothnet_options(archives, tmp_path / SCRIPTS[0], "--resume")),
+        (SCRIPTS[1], smoothnet_options(archives, tmp_path / SCRIPTS[1])),  # the last one, since it ends the processes' group
     ]
     driver = tmp_path / "driver.py"
     driver.write_text(
@@ -162,7 +163,7 @@ def test_two_processes_equal_one(runs, archives, tmp_path):
     subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=True, timeout=600)
     for script in SCRIPTS:
         one, two = report_of(runs[script]), report_of(tmp_path / script)
-        assert two["num_processes"] == 2 and [entry["epoch"] for entry in two["history"]] == [20, 40]
+        assert two["num_processes"] == 2 and [entry["epoch"] for entry in two["history"]] == [8, 16]
         for name, value in one["history"][-1].items():
             assert two["history"][-1][name] == pytest.approx(value, rel=1e-3)
         torch.testing.assert_close(weights_of(tmp_path / script), weights_of(runs[script]), rtol=0, atol=1e-3)
@@ -280,3 +281,78 @@ def test_conversion_of_a_folder(scripts, release, tmp_path):
     assert [entry.shape for entry in pose] == [(24, 72), (5, 72)]
     with pytest.raises(ValueError, match="`source` must be a folder with .npz files"):
         scripts["convert_released_data"].main([str(tmp_path / "absent"), str(tmp_path / "new")])
+
+
+@pytest.mark.parametrize(
+    ("case", "estimator", "figures"),
+    [
+        (
+            "smoothnet/h36m_2d_w8",
+            "cpn",
+            {"MPJPE": "smoothnet_mpjpe", "PA-MPJPE": "smoothnet_pampjpe", "ACCEL": "smoothnet_accel",
+             "input_MPJPE": "input_mpjpe", "MPJPE_top1": "smoothnet_mpjpe_top1"},
+        ),
+        (
+            "smoothnet/h36m_3d_w32",
+            "fcn",
+            {"MPJPE": "smoothnet_mpjpe", "PA-MPJPE": "smoothnet_pampjpe", "ACCEL": "smoothnet_accel",
+             "input_ACCEL": "input_accel", "input_PA-MPJPE": "input_pampjpe", "ACCEL_top1": "smoothnet_accel_top1"},
+        ),
+        (
+            "deciwatch/h36m_3d_n10_q2",
+            "fcn",
+            {"MPJPE": "output_mpjpe", "PA-MPJPE": "output_pampjpe", "ACCEL": "output_accel",
+             "input_MPJPE": "input_mpjpe", "input_ACCEL": "input_accel", "relative_MPJPE": "relative_improvement_mpjpe"},
+        ),
+        (
+            "deciwatch/jhmdb_2d_n5_q3",
+            "simplepose",
+            {"PCK@0.05": "output_pck_005", "PCK@0.1": "output_pck_01", "PCK@0.2": "output_pck_02",
+             "input_PCK@0.05": "input_pck_005", "input_PCK@0.2": "input_pck_02"},
+        ),
+    ],
+)  # fmt: skip
+def test_evaluation_of_a_release_equals_the_original(scripts, shared_data, case, estimator, figures, tmp_path, capsys):
+    """From the released layout and an original checkpoint to the figures that the original's own evaluation gives."""
+    release, name = case.split("/")
+    dataset, representation = name.split("_")[0], name.split("_")[1].upper()
+    stored = load_file(shared_data / "parity" / case / "io.safetensors")
+    key = f"joints_{representation.lower()}"
+    if release == "smoothnet":
+        folder = f"{dataset}_{estimator}_{representation}"
+        paths = [f"{folder}/detected/{folder}_test", f"{folder}/groundtruth/{dataset}_gt_{representation}_test"]
+    else:
+        paths = [f"detected_poses/{dataset}/{estimator}/{dataset}_{estimator}_test", f"groundtruth_poses/{dataset}/{dataset}_gt_test"]
+    for path, kind in zip(paths, ("pred", "gt"), strict=True):
+        entries = {key: [stored[f"input.{kind}.{index}"].numpy() for index in range(3)]}
+        for extra in ("bbox", "imgshape"):
+            if f"input.{extra}.0" in stored:
+                entries[extra] = [stored[f"input.{extra}.{index}"].numpy() for index in range(3)]
+        path = tmp_path / "data" / f"{path}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_sequence_archive(path, entries)
+    parity = shared_data / "parity" / case
+    convert_checkpoint(release, parity / "checkpoint.pth", tmp_path / "model", parity / "config.json")
+    # The normalisation is no part of a checkpoint: it is what the original's loader does.
+    options = {"h36m_2d_w8": {"normalization": "image", "image_scale": 2.0, "image_offset": -1.0},
+               "jhmdb_2d_n5_q3": {"normalization": "image", "image_scale": 1.0, "image_offset": 0.0}}  # fmt: skip
+    extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "model", **options.get(name, {"unit": "metre"}))
+    extractor.save_pretrained(tmp_path / "model")
+
+    scripts["evaluate_released"].main(
+        [f"--release={release}", f"--data={tmp_path / 'data'}", f"--dataset={dataset}", f"--estimator={estimator}",
+         f"--representation={representation}", f"--model={tmp_path / 'model'}", f"--output={tmp_path / 'figures.json'}"]
+    )  # fmt: skip
+    measured = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    for ours, theirs in figures.items():
+        expected = float(stored[f"output.eval.{theirs}"]) * (100 if "PCK" in ours else 1)
+        assert measured[ours] == pytest.approx(expected, rel=1e-4), ours
+    assert "3 sequences" in capsys.readouterr().out
+
+
+def test_published_figures(scripts):
+    published = scripts["evaluate_released"].published_figures
+    key = {"release": "smoothnet", "dataset": "pw3d", "estimator": "spin", "representation": "3D"}
+    assert published(32, **key) == {"MPJPE": 95.84, "input_MPJPE": 96.85, "ACCEL": 6.17, "input_ACCEL": 34.55}
+    assert published(8, **key) == {}
+    assert published(5, **{**key, "release": "deciwatch"}) == {"MPJPE": 92.2, "ACCEL": 8.15}
