@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := dev
+WORKERS := 2
 
 .PHONY: setup demo test test-oldest style check bench clean
 
@@ -17,10 +18,10 @@ demo: setup
 	$(BIN)/hvmodels predict --task pose-estimation --plot outputs/demo_pose.jpg
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-oldest: .venv-oldest/.installed
-	.venv-oldest/bin/python -m pytest
+	.venv-oldest/bin/python -m pytest -n $(WORKERS)
 
 .venv-oldest/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest

@@ -170,6 +170,7 @@ METHODS = {
             model=pose_sequence.SmoothNetModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SmoothNetForPoseRefinement},
             feature_extractor=pose_sequence.SmoothNetFeatureExtractor,
+            converter="smoothnet:convert",
         ),
     )
 }

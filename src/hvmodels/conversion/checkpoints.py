@@ -117,6 +117,15 @@ def stored_options(content: Any) -> dict[str, Any]:
     return options
 
 
+def flatten_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of all nested mappings by their own names; the outer ones win."""
+    flat = {}
+    for value in options.values():
+        if isinstance(value, Mapping):
+            flat = {**flatten_options(value), **flat}
+    return {**flat, **{name: value for name, value in options.items() if not isinstance(value, Mapping)}}
+
+
 def read_original_config(config: str | PathLike | Mapping | None) -> dict[str, Any]:
     """The original's options from a JSON file or a mapping, empty for None.
 
@@ -182,4 +191,4 @@ def convert_checkpoint(
     return output_dir
 
 
-__all__ = ["convert_checkpoint", "read_checkpoint", "read_original_config"]
+__all__ = ["convert_checkpoint", "flatten_options", "read_checkpoint", "read_original_config"]

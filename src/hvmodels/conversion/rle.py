@@ -12,6 +12,7 @@ from transformers import MobileNetV2Config, PreTrainedConfig, ResNetConfig
 from ..keypoint_sets import COCO17, HUMAN36M18, MPII16
 from ..models.rle import RLEConfig, RLEForPoseEstimation
 from ..models.rle.image_processing_rle import RLEImageProcessor
+from .checkpoints import flatten_options
 
 
 # Names of the original to ours, tried in turn; `{stage}` and `{part}` count from 0 in ours.
@@ -67,7 +68,7 @@ def convert(
     Raises:
         ValueError: If names, shapes or options do not fit together.
     """
-    options = _flatten(options)
+    options = flatten_options(options)
     config, state_dict = convert_state_dict(weights, options)
     model = RLEForPoseEstimation(config).to(state_dict["sigma_head.weight"].dtype).eval()
     missing, unexpected = model.load_state_dict(state_dict, strict=False)
@@ -94,7 +95,7 @@ def convert_state_dict(
     weights: Mapping[str, torch.Tensor], options: Mapping[str, Any]
 ) -> tuple[RLEConfig, dict[str, torch.Tensor]]:
     """Configuration and state dict of `RLEForPoseEstimation`; see `convert`."""
-    options = _flatten(options)
+    options = flatten_options(options)
     weights = {name: tensor for name, tensor in weights.items() if not NO_WEIGHTS.fullmatch(name)}
     is_mmpose = any(re.match(r"(keypoint_)?head\.fc\.", name) for name in weights)
     if is_mmpose:
@@ -125,15 +126,6 @@ def convert_state_dict(
                 f"{tuple(expected[name].shape)}."
             )
     return config, state_dict
-
-
-def _flatten(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of all nested mappings by their own names; the outer ones win."""
-    flat = {}
-    for value in options.values():
-        if isinstance(value, Mapping):
-            flat = {**_flatten(value), **flat}
-    return {**flat, **{name: value for name, value in options.items() if not isinstance(value, Mapping)}}
 
 
 def _shape(weights: Mapping[str, torch.Tensor], name: str, dims: int) -> torch.Size:

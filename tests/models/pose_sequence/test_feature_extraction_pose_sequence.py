@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoFeatureExtractor
 
 from hvmodels.models.pose_sequence import DeciWatchFeatureExtractor, SmoothNetFeatureExtractor
 from hvmodels.models.pose_sequence.rotations_pose_sequence import (
@@ -34,7 +35,7 @@ ARGUMENTS = {
 
 class TestSmoothNetFeatureExtractor(ProcessorChecks):
     processor_class = SmoothNetFeatureExtractor
-    auto_class = SmoothNetFeatureExtractor
+    auto_class = AutoFeatureExtractor
     processor_arguments = ARGUMENTS
 
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from .feature_extraction_pose_sequence import PoseSequenceFeatureExtractor, interpolate_missing
+from .feature_extraction_pose_sequence import PoseSequenceFeatureExtractor
+from .input_checks_pose_sequence import is_integer
+from .interpolation_pose_sequence import interpolate_missing
 
 
 class DeciWatchFeatureExtractor(PoseSequenceFeatureExtractor):
@@ -25,7 +27,7 @@ class DeciWatchFeatureExtractor(PoseSequenceFeatureExtractor):
 
     def __init__(self, sample_interval: int = 10, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(sample_interval, int) or isinstance(sample_interval, bool) or sample_interval < 1:
+        if not is_integer(sample_interval) or sample_interval < 1:
             raise ValueError(f"`sample_interval` must be a positive integer, got {sample_interval!r}.")
         if self.root_mode == "exclude":
             raise ValueError("`root_mode` must be 'smooth' or 'raw' for DeciWatch, which reads all joints.")
@@ -39,7 +41,7 @@ class DeciWatchFeatureExtractor(PoseSequenceFeatureExtractor):
             frame_rate: Its frames a second. If it differs from the checkpoint's `frame_rate`, N changes with it, and
                 the nearest frames are taken.
         """
-        if isinstance(num_frames, bool) or not isinstance(num_frames, int | np.integer) or num_frames < 1:
+        if not is_integer(num_frames) or num_frames < 1:
             raise ValueError(f"`num_frames` must be a positive integer, got {num_frames!r}.")
         frame_rate = self._other_rate(frame_rate)
         interval = self.sample_interval * (1.0 if frame_rate is None else frame_rate / self.frame_rate)

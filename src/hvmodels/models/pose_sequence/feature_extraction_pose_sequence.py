@@ -1,6 +1,6 @@
 """From tracked poses to the inputs of a pose-sequence model and back: units, root, rotations, missing joints, frame rate."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -9,10 +9,31 @@ import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
 from transformers.utils import TensorType
 
+from .input_checks_pose_sequence import (
+    POSSIBLE_EXTENT,
+    check_inside,
+    check_pixels,
+    check_rotations,
+    check_third_number,
+    checked_image_size,
+    index_list,
+    infer_unit,
+    is_flat,
+    is_integer,
+    is_number,
+    joint_names,
+    number_array,
+    per_track,
+    person_extent,
+    pose_array,
+    positive_rate,
+    to_numpy,
+    track_keys,
+)
+from .interpolation_pose_sequence import fit_length, interpolate_missing, resample, smooth_trajectory
 from .rotations_pose_sequence import (
     ROTATION_FORMATS,
     ROTATION_LAYOUTS,
-    ROTATION_SHAPES,
     continuous_rotations,
     convert_rotations,
 )
@@ -20,13 +41,8 @@ from .rotations_pose_sequence import (
 
 METRES = {"metre": 1.0, "millimetre": 0.001}
 UNITS = ("pixel", *METRES)
-# Extents of a person, in the unit, between which a unit can be told without being declared.
-PERSON_EXTENT = {"metre": (0.5, 3.0), "millimetre": (500.0, 3000.0)}
-# Extents which a declared unit cannot have, whatever part of a body is meant.
-POSSIBLE_EXTENT = {"metre": (0.005, 50.0), "millimetre": (5.0, 50000.0)}
 ROOT_MODES = ("smooth", "raw", "exclude")
 UNSEEN_JOINTS = ("raise", "nan")
-ROOT_SIGMA = 2.0  # frames
 SAME_RATE = 0.02  # relative; 29.97 and 30 frames a second are one rate
 
 
@@ -57,54 +73,6 @@ class PreparedTrack:
     frame_rate: float | None = None
     rotation_format: str | None = None
     first_rotation: np.ndarray | None = None
-
-
-def interpolate_missing(poses: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Fill each joint linearly in time between the frames where it was seen, with its nearest pose beyond them.
-
-    Args:
-        poses: (frames, joints, dims), anything where missing.
-        missing: (frames, joints) bool. A joint that is missing in all frames comes back as it is.
-    """
-    missing = missing & ~missing.all(axis=0)
-    if not missing.any():
-        return poses
-    num_frames = len(poses)
-    frames = np.arange(num_frames)[:, None]
-    before = np.maximum.accumulate(np.where(missing, -1, frames), axis=0)
-    after = np.minimum.accumulate(np.where(missing, num_frames, frames)[::-1], axis=0)[::-1]
-    before, after = np.where(before < 0, after, before), np.where(after == num_frames, before, after)
-    before, after = before % num_frames, after % num_frames  # of a joint that is missing everywhere; it is not filled
-    weight = ((frames - before) / np.maximum(after - before, 1))[..., None]
-    lower, upper = (np.take_along_axis(poses, index[..., None], axis=0) for index in (before, after))
-    return np.where(missing[..., None], lower + weight * (upper - lower), poses)
-
-
-def resample(poses: np.ndarray, step: float, num_frames: int) -> np.ndarray:
-    """Poses at the times 0, `step`, ... in frames of `poses`, linearly between them, the last pose beyond the end.
-
-    Args:
-        poses: (frames, joints, dims).
-        step: New frame distance in old ones.
-        num_frames: New length.
-    """
-    times = np.minimum(np.arange(num_frames) * step, len(poses) - 1)
-    before = np.minimum(times.astype(np.int64), max(len(poses) - 2, 0))
-    after = np.minimum(before + 1, len(poses) - 1)
-    weight = (times - before)[:, None, None]
-    return poses[before] + weight * (poses[after] - poses[before])
-
-
-def smooth_trajectory(values: np.ndarray, sigma: float = ROOT_SIGMA) -> np.ndarray:
-    """Gaussian mean over time of (frames, ...), without lag at the ends, where the course goes on point-symmetrically."""
-    radius = min(int(4 * sigma + 0.5), len(values) - 1)
-    if radius < 1:
-        return values
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    padding = [(radius, radius)] + [(0, 0)] * (values.ndim - 1)
-    padded = np.pad(values, padding, mode="reflect", reflect_type="odd")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * radius + 1, axis=0)
-    return windows @ (weights / weights.sum())
 
 
 class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
@@ -176,25 +144,25 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
             if value not in choices:
                 raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
         for name, value in (("image_scale", image_scale), ("image_offset", image_offset)):
-            if not _is_number(value):
+            if not is_number(value):
                 raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
         if image_scale == 0:
             raise ValueError("`image_scale` must not be 0: it is divided by on the way back.")
-        if not _is_number(score_threshold):
+        if not is_number(score_threshold):
             raise ValueError(f"`score_threshold` must be a finite number, got {score_threshold!r}.")
-        if missing_value is not None and not _is_number(missing_value):
+        if missing_value is not None and not is_number(missing_value):
             raise ValueError(
                 f"`missing_value` must be a finite number such as -1, or None, got {missing_value!r}; NaN always counts "
                 "as missing."
             )
-        self.keypoint_names = _names(keypoint_names)
-        if num_joints is not None and (not _is_integer(num_joints) or num_joints < 1):
+        self.keypoint_names = joint_names(keypoint_names)
+        if num_joints is not None and (not is_integer(num_joints) or num_joints < 1):
             raise ValueError(f"`num_joints` must be a positive integer or None, got {num_joints!r}.")
         if self.keypoint_names is not None and num_joints not in (None, len(self.keypoint_names)):
             raise ValueError(
                 f"`num_joints` is {num_joints}, but `keypoint_names` has {len(self.keypoint_names)}; leave one out."
             )
-        self.root_indices = _indices("root_indices", root_indices)
+        self.root_indices = index_list("root_indices", root_indices)
         if root_mode == "exclude" and self.root_indices is not None and len(self.root_indices) != 1:
             raise ValueError(f"`root_mode` 'exclude' needs one joint in `root_indices`, got {self.root_indices}.")
         self.num_joints = num_joints
@@ -204,7 +172,7 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
         self.image_scale = image_scale
         self.image_offset = image_offset
         self.root_mode = root_mode
-        self.frame_rate = None if frame_rate is None else _positive("frame_rate", frame_rate)
+        self.frame_rate = None if frame_rate is None else positive_rate("frame_rate", frame_rate)
         self.rotation_layout = rotation_layout
         self.score_threshold = score_threshold
         self.missing_value = missing_value
@@ -260,13 +228,13 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"`unit` must be one of {UNITS} or None, got {unit!r}.")
         frame_rate = self._other_rate(frame_rate)
         single = not isinstance(poses, list | tuple | Mapping)
-        keys, ids = _track_keys(poses, track_ids)
+        keys, ids = track_keys(poses, track_ids)
         labels = [""] if single else [f" of track {key!r}" for key in keys]
         arrays = [
-            _pose_array(item, rotation_format, f"`poses`{label}")
-            for item, label in zip(_per_track("poses", [poses] if single else poses, keys), labels, strict=True)
+            pose_array(item, rotation_format, f"`poses`{label}")
+            for item, label in zip(per_track("poses", [poses] if single else poses, keys), labels, strict=True)
         ]
-        scores = [scores] * len(keys) if single or scores is None else _per_track("scores", scores, keys)
+        scores = [scores] * len(keys) if single or scores is None else per_track("scores", scores, keys)
         if rotation_format is None and arrays[0].shape[-1] == 6:
             rotation_format = "6d"
         if len({array.shape[1:] for array in arrays}) > 1:
@@ -277,7 +245,7 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
             for array, score, label in zip(arrays, scores, labels, strict=True)
         ]
         if rotation_format is None and arrays[0].shape[-1] == 3:
-            _check_third_number(arrays, seen)
+            check_third_number(arrays, seen)
         self._check_joints(arrays[0], rotation_format, keypoint_names)
         indices = self._frame_indices_of(arrays, frame_indices, num_frames, keys, labels, frame_rate)
         scale, offset = self._scale_and_offset(arrays, seen, unit, image_size, rotation_format)
@@ -312,16 +280,16 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
             tracks had ids. Where the model was told to drop frames or to return its padding (its `tail` and
             `short_sequence`), so does this.
         """
-        refined = _numpy(outputs[self.output_name]).astype(np.float64)
+        refined = to_numpy(outputs[self.output_name]).astype(np.float64)
         mask = outputs.get("refined_mask")
-        mask = _numpy(features["pose_mask"] if mask is None else mask)
+        mask = to_numpy(features["pose_mask"] if mask is None else mask)
         results = []
         for poses, row_mask, track in zip(refined, mask, features["tracks"], strict=True):
             poses = poses[row_mask]
             if track.frame_rate is not None:
                 step = self.frame_rate / track.frame_rate
                 poses = resample(poses, step, min(len(track.missing), int((len(poses) - 1) / step + 1e-6) + 1))
-            result = {"poses": self._restore(poses, track), "missing": _fit(track.missing, len(poses), True)}
+            result = {"poses": self._restore(poses, track), "missing": fit_length(track.missing, len(poses), True)}
             results.append(result if track.track_id is None else {"track_id": track.track_id, **result})
         return results
 
@@ -374,9 +342,9 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
     def _restore(self, poses: np.ndarray, track: PreparedTrack) -> np.ndarray:
         """Model's poses (frames, joints, dims), at the input's frame rate, in the input's unit and format."""
         if track.root is not None:
-            poses = poses + _fit(track.root, len(poses))
+            poses = poses + fit_length(track.root, len(poses))
         if track.excluded is not None:
-            poses = np.insert(poses, self.root_indices[0], _fit(track.excluded, len(poses))[:, 0], axis=1)
+            poses = np.insert(poses, self.root_indices[0], fit_length(track.excluded, len(poses))[:, 0], axis=1)
         poses = (poses - track.offset) / track.scale
         if track.rotation_format is not None:
             poses = convert_rotations(poses, "6d", track.rotation_format, self.rotation_layout)
@@ -391,7 +359,7 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
 
     def _check_joints(self, poses, rotation_format, keypoint_names):
         num_joints, dims = poses.shape[1], 6 if rotation_format else poses.shape[-1]
-        keypoint_names = _names(keypoint_names)
+        keypoint_names = joint_names(keypoint_names)
         if keypoint_names is not None and len(keypoint_names) != num_joints:
             raise ValueError(f"`keypoint_names` has {len(keypoint_names)} names, but `poses` has {num_joints} joints.")
         expected = self.num_joints or (None if self.keypoint_names is None else len(self.keypoint_names))
@@ -433,14 +401,14 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
         if self.missing_value is not None:
             seen &= (values != self.missing_value).any(axis=-1)
         if scores is not None:
-            scores = _number_array(scores, f"`scores`{label}")
+            scores = number_array(scores, f"`scores`{label}")
             if scores.shape != poses.shape[:2]:
                 raise ValueError(
                     f"`scores`{label} must have shape (frames, joints) = {poses.shape[:2]} as the poses, got {scores.shape}."
                 )
             seen &= scores > self.score_threshold
         if rotation_format in ("quaternion", "matrix", "6d"):
-            _check_rotations(poses, seen, rotation_format, self.rotation_layout, f"`poses`{label}")
+            check_rotations(poses, seen, rotation_format, self.rotation_layout, f"`poses`{label}")
         return seen
 
     def _unseen_message(self, name, unseen):
@@ -460,23 +428,23 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
         """A frame rate from which poses have to be resampled to the checkpoint's, else None."""
         if frame_rate is None:
             return None
-        frame_rate = _positive("frame_rate", frame_rate)
+        frame_rate = positive_rate("frame_rate", frame_rate)
         return None if abs(frame_rate / (self.frame_rate or frame_rate) - 1) < SAME_RATE else frame_rate
 
     def _frame_indices_of(self, arrays, frame_indices, num_frames, keys, labels, frame_rate):
         """(frame indices, number of frames) of each track."""
-        shared = frame_indices is None or _is_flat(frame_indices)
-        all_indices = [frame_indices] * len(keys) if shared else _per_track("frame_indices", frame_indices, keys)
-        shared = num_frames is None or _is_integer(num_frames)
-        lengths = [num_frames] * len(keys) if shared else _per_track("num_frames", num_frames, keys)
+        shared = frame_indices is None or is_flat(frame_indices)
+        all_indices = [frame_indices] * len(keys) if shared else per_track("frame_indices", frame_indices, keys)
+        shared = num_frames is None or is_integer(num_frames)
+        lengths = [num_frames] * len(keys) if shared else per_track("num_frames", num_frames, keys)
         result = []
         for label, array, indices, length in zip(labels, arrays, all_indices, lengths, strict=True):
-            if length is not None and (not _is_integer(length) or length < 1):
+            if length is not None and (not is_integer(length) or length < 1):
                 raise ValueError(f"`num_frames`{label} must be a positive integer, got {length!r}.")
             if indices is None:
                 indices = self._default_frame_indices(len(array), length, frame_rate)
             else:
-                indices = _indices("frame_indices", indices)
+                indices = index_list("frame_indices", indices)
             if len(indices) != len(array):
                 raise ValueError(
                     f"`frame_indices`{label} must have one number for each of the {len(array)} poses, got {len(indices)}."
@@ -513,13 +481,13 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
                     f"`unit` must be 'pixel' for 2D poses that are normalised by the image size, got {unit!r}."
                 )
             if unit == "pixel" or normalize:
-                _check_pixels(arrays, seen)
+                check_pixels(arrays, seen)
             if not normalize:
                 return scale, offset
-            size = _image_size(image_size)
-            _check_inside(arrays, seen, size)
+            size = checked_image_size(image_size)
+            check_inside(arrays, seen, size)
             return self.image_scale / size, np.full(2, float(self.image_offset))
-        extent = _extent(arrays, seen)
+        extent = person_extent(arrays, seen)
         if unit is not None and unit in POSSIBLE_EXTENT:
             low, high = POSSIBLE_EXTENT[unit]
             if extent > 0 and not low <= extent <= high:
@@ -535,227 +503,8 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
                 "do not tell."
             )
         if unit is None:
-            unit = _infer_unit(extent)
+            unit = infer_unit(extent)
         return scale * (METRES[unit] / METRES[self.unit]), offset
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
-
-
-def _is_integer(value) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _positive(name, value) -> float:
-    if not _is_number(value) or value <= 0:
-        raise ValueError(f"`{name}` must be a positive number of frames a second, or None, got {value!r}.")
-    return float(value)
-
-
-def _names(names) -> list[str] | None:
-    if names is None:
-        return None
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise ValueError(f"`keypoint_names` must be a list of different names, or None, got {names!r}.")
-    return list(names)
-
-
-def _indices(name, indices) -> list[int] | None:
-    if indices is None:
-        return None
-    values = np.asarray(_numpy(indices))
-    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu" or values.min() < 0:
-        raise ValueError(f"`{name}` must be a list of integers of at least 0, got {indices!r}.")
-    return values.tolist()
-
-
-def _is_flat(values) -> bool:
-    """Whether these are plain numbers, not a list or dict of lists."""
-    return not isinstance(values, Mapping) and (
-        not hasattr(values, "__len__") or len(values) == 0 or np.ndim(values[0]) == 0
-    )
-
-
-def _numpy(values) -> np.ndarray:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = (values.float() if values.dtype.is_floating_point and values.dtype.itemsize < 4 else values).numpy()
-    return values
-
-
-def _number_array(values, name) -> np.ndarray:
-    try:
-        array = np.asarray(_numpy(values))
-    except ValueError as error:
-        raise TypeError(f"{name} must be a rectangular array of numbers: {error}") from error
-    if array.dtype.kind not in "fiu":
-        raise TypeError(
-            f"{name} must be an array of real numbers, got {type(values).__name__} of dtype {array.dtype}."
-        )
-    numbers = array.astype(np.float64)
-    if np.ma.isMaskedArray(values):
-        numbers[np.ma.getmaskarray(values)] = np.nan
-    return numbers
-
-
-def _pose_array(poses, rotation_format, name) -> np.ndarray:
-    array = _number_array(poses, name)
-    trailing = ROTATION_SHAPES.get(rotation_format, ("dims",))
-    expected = f"(frames, joints, {', '.join(map(str, trailing))})"
-    if array.ndim != 2 + len(trailing):
-        hint = ""
-        if array.ndim == 2 and name != "`poses`":
-            hint = "; a list is a list of tracks: stack the frames of one track, e.g. by `numpy.stack(frames)`"
-        elif array.ndim == 2:
-            hint = "; reshape flat poses to one row a joint"
-        elif array.ndim == 4 and rotation_format is None:
-            hint = "; pass several tracks as a list, rotation matrices with `rotation_format='matrix'`"
-        raise ValueError(f"{name} must have shape {expected}, got {array.shape}{hint}.")
-    if 0 in array.shape[:2]:
-        raise ValueError(f"{name} must have at least one frame and one joint, got shape {array.shape}.")
-    if rotation_format is not None and array.shape[2:] != trailing:
-        raise ValueError(
-            f"{name} must have shape {expected} for `rotation_format` {rotation_format!r}, got {array.shape}."
-        )
-    if rotation_format is None and array.shape[-1] not in (2, 3, 6):
-        hint = {1: "", 4: " Quaternions need `rotation_format='quaternion'`."}.get(array.shape[-1], "")
-        raise ValueError(
-            f"{name} must have 2 (image), 3 (space) or 6 (rotation) numbers a joint, got {array.shape[-1]}; pass "
-            f"confidences as `scores`.{hint}"
-        )
-    return array
-
-
-def _track_keys(poses, track_ids) -> tuple[list, list]:
-    """Keys of the tracks in `poses` for messages, and ids for results."""
-    if isinstance(poses, Mapping):
-        if track_ids is not None:
-            raise ValueError("`track_ids` belong to a list of tracks; a dict of tracks has its own.")
-        keys = ids = list(poses)
-    elif isinstance(poses, list | tuple):
-        keys = list(range(len(poses)))
-        ids = [None] * len(poses) if track_ids is None else list(track_ids)
-    else:
-        keys, ids = [0], [None] if track_ids is None else list(track_ids)
-    if not keys:
-        raise ValueError("`poses` must hold at least one track, got none.")
-    if track_ids is not None and len(ids) != len(keys):
-        raise ValueError(f"`track_ids` must have one id for each of the {len(keys)} tracks, got {len(ids)}.")
-    if track_ids is not None and len(set(ids)) < len(ids):
-        raise ValueError(f"`track_ids` must be different, got {ids}; join the pieces of a track first.")
-    return keys, ids
-
-
-def _per_track(name, values, keys) -> list:
-    """Values in the order of the tracks, from a list or dict."""
-    if isinstance(values, Mapping):
-        if set(values) != set(keys):
-            raise ValueError(f"`{name}` must have the tracks of `poses`, {keys}, got {list(values)}.")
-        return [values[key] for key in keys]
-    if not isinstance(values, Sequence | np.ndarray) or len(values) != len(keys):
-        count = len(values) if hasattr(values, "__len__") else type(values).__name__
-        raise ValueError(
-            f"`{name}` must be a list or dict with one entry for each of the {len(keys)} tracks, got {count}."
-        )
-    return list(values)
-
-
-def _check_rotations(poses, seen, rotation_format, layout, name):
-    if rotation_format == "quaternion":
-        fine = np.linalg.norm(poses, axis=-1) > 1e-6
-        expected = "quaternions longer than 0"
-    else:
-        matrix = convert_rotations(np.nan_to_num(poses), rotation_format, "matrix", layout)
-        fine = (np.abs(matrix @ matrix.swapaxes(-1, -2) - np.eye(3)) < 0.01).all((-1, -2))
-        fine &= np.linalg.det(matrix) > 0
-        expected = "rotation matrices, orthonormal with determinant 1"
-        if rotation_format == "6d":
-            expected = "6D rotations, two vectors that are not parallel"
-    if not (fine | ~seen).all():
-        frame, joint = np.argwhere(~fine & seen)[0]
-        raise ValueError(f"{name} must be {expected}; frame {frame}, joint {joint} is none: mark it as NaN.")
-
-
-def _seen_values(arrays, seen) -> np.ndarray:
-    """(n, dims) of all joints that the input has."""
-    return np.concatenate([array[visible] for array, visible in zip(arrays, seen, strict=True)])
-
-
-def _extent(arrays, seen) -> float:
-    """Median over all frames of the largest side of the box around the seen joints; 0 if no frame shows two joints."""
-    extents = []
-    for array, visible in zip(arrays, seen, strict=True):
-        high = np.where(visible[..., None], array, -np.inf).max(axis=1)
-        low = np.where(visible[..., None], array, np.inf).min(axis=1)
-        several = visible.sum(axis=1) > 1
-        extents.append((high[several] - low[several]).max(axis=-1))
-    extents = np.concatenate(extents)
-    return float(np.median(extents)) if extents.size else 0.0
-
-
-def _check_third_number(arrays, seen):
-    values = _seen_values(arrays, seen)
-    if not len(values):
-        return
-    third = values[:, 2]
-    if third.min() >= 0 and third.max() <= 1 and np.ptp(values[:, :2], axis=0).max() > 20:
-        raise ValueError(
-            "`poses` must have x, y, z, but the third number lies within [0, 1] while x and y extend over more than 20, as "
-            "in (x, y, score); pass `poses[..., :2]` and the scores as `scores`."
-        )
-
-
-def _infer_unit(extent) -> str:
-    for unit, (low, high) in PERSON_EXTENT.items():
-        if low <= extent <= high:
-            return unit
-    raise ValueError(
-        f"`unit` cannot be told from the poses: they extend over {extent:.4g}, while a person extends over 0.5 to 3 metres "
-        "or 500 to 3000 millimetres; pass `unit='metre'` or `unit='millimetre'`, or convert the poses first."
-    )
-
-
-def _check_pixels(arrays, seen):
-    largest = np.abs(_seen_values(arrays, seen)).max(initial=0)
-    if 0 < largest <= 2:  # joints beyond the edge of the picture go a little beyond 1
-        raise ValueError(
-            f"`poses` must be in pixels, got values within [-{largest:.3g}, {largest:.3g}], which look normalised "
-            "already; multiply them by the image size first."
-        )
-
-
-def _check_inside(arrays, seen, size):
-    values = _seen_values(arrays, seen)
-    middle = np.median(values, axis=0) if len(values) else size / 2
-    if (middle < -0.5 * size).any() or (middle > 1.5 * size).any():
-        raise ValueError(
-            f"`poses` must lie in the picture of `image_size` = (width, height) = {tuple(size.tolist())}, but their middle is "
-            f"{tuple(middle.round(1).tolist())}; check the size and that poses are in its pixels."
-        )
-
-
-def _image_size(image_size) -> np.ndarray:
-    if image_size is None:
-        raise ValueError(
-            "`image_size` = (width, height) in pixels must be given: the checkpoint reads 2D poses normalised by it."
-        )
-    try:
-        size = np.asarray(_numpy(image_size), dtype=np.float64)
-    except (TypeError, ValueError):
-        size = np.empty(0)
-    if size.shape != (2,) or not np.isfinite(size).all() or (size <= 0).any():
-        raise ValueError(f"`image_size` must be (width, height) in pixels, both positive, got {image_size!r}.")
-    return size
-
-
-def _fit(values, num_frames, fill=None) -> np.ndarray:
-    """The first frames of (frames, ...), lengthened by its last frame or by `fill` where there are too few."""
-    extra = num_frames - len(values)
-    if extra <= 0:
-        return values[:num_frames]
-    tail = np.repeat(values[-1:], extra, axis=0)
-    return np.concatenate([values, tail if fill is None else np.full_like(tail, fill)])
-
-
-__all__ = ["PoseSequenceFeatureExtractor", "PreparedTrack", "interpolate_missing", "resample", "smooth_trajectory"]
+__all__ = ["PoseSequenceFeatureExtractor", "PreparedTrack"]

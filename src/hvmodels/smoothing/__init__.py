@@ -1,0 +1,1 @@
+"""Smoothing of pose sequences: plain filters, and streams that take one frame at a time."""
