@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pose_sequence_recipe import write_json
+from pose_sequence_recipe import released_options, write_json
 from transformers import AutoFeatureExtractor, AutoModelForTimeSeriesPrediction
 
 from hvmodels.datasets.pose_sequence import PosePair, extractor_options, read_released, root_joints
@@ -95,7 +95,8 @@ def main(arguments: list[str] | None = None):
     key = {name: getattr(options, name) for name in ("release", "dataset", "estimator", "representation")}
     pairs = read_released(options.data, phase=options.phase, **key)
     model = AutoModelForTimeSeriesPrediction.from_pretrained(options.model).eval()
-    extractor = AutoFeatureExtractor.from_pretrained(options.model)
+    # As the loader of the data has it, whatever the model was trained on: SmoothNet's are used in 2-D, too.
+    extractor = AutoFeatureExtractor.from_pretrained(options.model, **released_options(**key))
     roots = list(root_joints(options.dataset, options.estimator)) if options.representation == "3D" else None
     figures = evaluate_released(pairs, model, extractor, options.release, roots)
     size = model.config.window_size if options.release == "smoothnet" else model.config.sample_interval

@@ -65,6 +65,17 @@ IMAGE_SCALES = {
 }
 
 
+def released_options(release: str, dataset: str, estimator: str, representation: str) -> dict[str, Any]:
+    """Arguments of the feature extractor that does what the loader of a released data set does."""
+    if representation == "2D":
+        scale, offset = IMAGE_SCALES.get((release, dataset), (2.0, -1.0))
+        return {"normalization": "image", "image_scale": scale, "image_offset": offset}
+    if representation == "smpl":
+        return {}
+    roots = {"root_indices": list(root_joints(dataset, estimator))} if release == "deciwatch" else {}
+    return {"unit": "metre", **roots}
+
+
 @dataclass
 class PoseSequenceRecipe:
     """Settings of one run; each is a key of a recipe file and a command-line option, which wins."""
@@ -152,13 +163,7 @@ class PoseSequenceRecipe:
             return extractor_class.from_pretrained(self.model)
         options = {}
         if self.release != "motion":
-            if self.representation == "2D":
-                scale, offset = IMAGE_SCALES.get((self.release, self.dataset), (2.0, -1.0))
-                options = {"normalization": "image", "image_scale": scale, "image_offset": offset}
-            if self.representation == "3D":
-                options = {"unit": "metre"}
-            if self.representation == "3D" and self.release == "deciwatch":
-                options["root_indices"] = list(root_joints(self.dataset, self.estimator))
+            options = released_options(self.release, self.dataset, self.estimator, self.representation)
         if self.method == "deciwatch":
             joint_dim = 6 if self.representation == "smpl" else pair.poses.shape[2]
             options |= {"num_joints": pair.poses.shape[1], "joint_dim": joint_dim}
@@ -316,6 +321,7 @@ __all__ = [
     "pair_errors",
     "parse_arguments",
     "refine_pair",
+    "released_options",
     "seed_step",
     "write_json",
 ]
