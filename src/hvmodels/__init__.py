@@ -14,13 +14,18 @@ from .models.forecasting import (
     read_series,
 )
 from .models.pose_sequence import (
+    DeciWatchConfig,
+    DeciWatchFeatureExtractor,
+    DeciWatchForPoseRecovery,
+    DeciWatchModel,
     SmoothNetConfig,
     SmoothNetFeatureExtractor,
     SmoothNetForPoseRefinement,
     SmoothNetModel,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
-from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
+from .pipelines import PoseEstimationPipeline, PoseRefinementPipeline, TimeSeriesForecastingPipeline
+from .pose_sequences import PoseSequence, PoseTrack
 
 
 __version__ = "0.1.0"
@@ -30,6 +35,10 @@ register()
 __all__ = [
     "METHODS",
     "TASKS",
+    "DeciWatchConfig",
+    "DeciWatchFeatureExtractor",
+    "DeciWatchForPoseRecovery",
+    "DeciWatchModel",
     "EDPoseConfig",
     "EDPoseForPoseEstimation",
     "EDPoseImageProcessor",
@@ -40,6 +49,9 @@ __all__ = [
     "LTSFLinearForPrediction",
     "LTSFLinearModel",
     "PoseEstimationPipeline",
+    "PoseRefinementPipeline",
+    "PoseSequence",
+    "PoseTrack",
     "RLEConfig",
     "RLEForPoseEstimation",
     "RLEImageProcessor",

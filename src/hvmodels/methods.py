@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models import ed_pose, forecasting, pose_sequence, rle
-from .pipelines import PoseEstimationPipeline, TimeSeriesForecastingPipeline
+from .pipelines import PoseEstimationPipeline, PoseRefinementPipeline, TimeSeriesForecastingPipeline
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,13 @@ TASKS = {
             default_model="assets/rle-lite0-halpe19",
         ),
         Task(
+            name="pose-refinement",
+            pipeline=PoseRefinementPipeline,
+            auto_model="AutoModelForTimeSeriesPrediction",
+            input_type="multimodal",
+            hub_tag="pose-refinement",
+        ),
+        Task(
             name="time-series-forecasting",
             pipeline=TimeSeriesForecastingPipeline,
             auto_model="AutoModelForTimeSeriesPrediction",
@@ -170,7 +177,18 @@ METHODS = {
             model=pose_sequence.SmoothNetModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SmoothNetForPoseRefinement},
             feature_extractor=pose_sequence.SmoothNetFeatureExtractor,
+            task="pose-refinement",
             converter="smoothnet:convert",
+        ),
+        Method(
+            name="deciwatch",
+            title="DeciWatch",
+            paper="2203.08713",
+            original="cure-lab/DeciWatch",
+            config=pose_sequence.DeciWatchConfig,
+            model=pose_sequence.DeciWatchModel,
+            heads={"AutoModelForTimeSeriesPrediction": pose_sequence.DeciWatchForPoseRecovery},
+            feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
         ),
     )
 }

@@ -1,7 +1,8 @@
 """Pipelines: from what users have to what they want, by a model and its processor."""
 
 from .pipeline_pose_estimation import PoseEstimationPipeline
+from .pipeline_pose_refinement import PoseRefinementPipeline
 from .pipeline_time_series_forecasting import TimeSeriesForecastingPipeline
 
 
-__all__ = ["PoseEstimationPipeline", "TimeSeriesForecastingPipeline"]
+__all__ = ["PoseEstimationPipeline", "PoseRefinementPipeline", "TimeSeriesForecastingPipeline"]

@@ -1,0 +1,203 @@
+"""Checkpoints of DeciWatch: the original's and those of mmhuman3d."""
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models.pose_sequence import DeciWatchConfig, DeciWatchForPoseRecovery
+from .checkpoints import flatten_options
+
+
+# Names of the original to ours, tried in turn, each with what follows it.
+NAMES = [
+    (r"encoder_embed\.", "encoder_embedding."),
+    (r"decoder_embed\.", "decoder_embedding."),
+    (r"encoder_joints_embed\.", "encoder_head."),
+    (r"decoder_joints_embed\.", "decoder_head."),
+    (r"(encoder|decoder)\.norm\.", r"\1.layer_norm."),
+    (r"((?:encoder|decoder)\.layers\.\d+\.)self_attn\.", r"\1self_attention."),
+    (r"(decoder\.layers\.\d+\.)multihead_attn\.", r"\1cross_attention."),
+    (r"((?:encoder|decoder)\.layers\.\d+\.)linear([12])\.", r"\1feed_forward.fc\2."),
+    (r"((?:encoder|decoder)\.layers\.\d+\.)norm1\.", r"\1self_attention_norm."),
+    (r"(encoder\.layers\.\d+\.)norm2\.", r"\1feed_forward_norm."),
+    (r"(decoder\.layers\.\d+\.)norm2\.", r"\1cross_attention_norm."),
+    (r"(decoder\.layers\.\d+\.)norm3\.", r"\1feed_forward_norm."),
+]
+# Queries, keys and values are one matrix there.
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+JOINT_DIMS = {"2D": 2, "3D": 3, "smpl": 6}
+# Numbers of a pose in the published models: 17 or 14 joints in 3-D, 15 in 2-D, 24 rotations.
+PUBLISHED_JOINT_DIMS = {51: 3, 42: 3, 30: 2, 144: 6}
+PUBLISHED_INTERVAL = 10
+ORIGINAL_FILE = re.compile(r"(?:^|[_.-])i(\d+)_q(\d+)(?!\d)")
+MMHUMAN3D_FILE = re.compile(r"interval(\d+)_q(\d+)(?!\d)")
+
+
+def convert_state_dict(
+    weights: Mapping[str, torch.Tensor], options: Mapping[str, Any], source: Path | None = None
+) -> tuple[DeciWatchConfig, dict[str, torch.Tensor]]:
+    """Configuration and state dict of `DeciWatchForPoseRecovery`; see `convert`."""
+    options = flatten_options(options)
+    state_dict, unknown = {}, []
+    for name, tensor in weights.items():
+        converted = _rename(name)
+        if converted is None:
+            unknown.append(name)
+        elif converted.endswith(("in_proj_weight", "in_proj_bias")):
+            start, _, kind = converted.rpartition("in_proj_")
+            if tensor.ndim == 0 or len(tensor) % 3:
+                raise ValueError(
+                    f"`checkpoint`: {name!r} must stack queries, keys and values, got the shape {tuple(tensor.shape)}."
+                )
+            for projection, part in zip(PROJECTIONS, tensor.chunk(3), strict=True):
+                state_dict[f"{start}{projection}.{kind}"] = part.clone()
+        else:
+            state_dict[converted.replace(".out_proj.", ".o_proj.")] = tensor
+    if unknown:
+        raise ValueError(f"`checkpoint` must be of DeciWatch; its entries {sorted(unknown)[:6]} are not known.")
+    dtypes = {tensor.dtype for tensor in state_dict.values()}
+    if len(dtypes) != 1 or not all(dtype.is_floating_point for dtype in dtypes):
+        raise ValueError(
+            f"`checkpoint`: all tensors must have the same floating-point dtype, got {sorted(map(str, dtypes))}."
+        )
+    config = _read_config(state_dict, options, source)
+    with torch.device("meta"):
+        expected = DeciWatchForPoseRecovery(config).state_dict()
+    missing, surplus = sorted(expected.keys() - state_dict.keys()), sorted(state_dict.keys() - expected.keys())
+    if missing or surplus:
+        raise ValueError(f"`checkpoint`: the weights {missing[:6]} are missing, and {surplus[:6]} have no place.")
+    for name, tensor in state_dict.items():
+        if expected[name].shape != tensor.shape:
+            raise ValueError(
+                f"`checkpoint`: {name!r} has the shape {tuple(tensor.shape)}, but the other weights ask for "
+                f"{tuple(expected[name].shape)}."
+            )
+    return config, state_dict
+
+
+def _rename(name: str) -> str | None:
+    """Our name of a weight, None if there is none."""
+    stem = name.removeprefix("transformer.")
+    for pattern, replacement in NAMES:
+        if stem != name and (match := re.match(pattern, stem)):
+            return "deciwatch." + match.expand(replacement) + stem[match.end() :]
+    return None
+
+
+def _shape(state_dict: Mapping[str, torch.Tensor], name: str, dims: int) -> torch.Size:
+    name = f"deciwatch.{name}"
+    if name not in state_dict or state_dict[name].ndim != dims or 0 in state_dict[name].shape:
+        found = tuple(state_dict[name].shape) if name in state_dict else "none"
+        raise ValueError(f"`checkpoint` must be of DeciWatch, with {name!r} of {dims} dimensions; got {found}.")
+    return state_dict[name].shape
+
+
+def _depth(state_dict: Mapping[str, torch.Tensor], network: str) -> int:
+    """Number of layers of a network."""
+    pattern = re.compile(rf"deciwatch\.{network}\.layers\.(\d+)\.")
+    layers = {int(match[1]) for name in state_dict if (match := pattern.match(name))}
+    if layers != set(range(len(layers))) or not layers:
+        raise ValueError(f"`checkpoint`: layers of the {network} are missing, it has {sorted(layers)[:12]}.")
+    return len(layers)
+
+
+def _read_config(
+    state_dict: Mapping[str, torch.Tensor], options: Mapping[str, Any], source: Path | None
+) -> DeciWatchConfig:
+    """Sizes from the tensors, the rest from the options, the file's name or as published."""
+    hidden_size, pose_dim = _shape(state_dict, "encoder_embedding.weight", 2)
+    joint_dim = _read_joint_dim(pose_dim, options)
+    interval, num_intervals, is_mmhuman3d = _read_window(pose_dim, options, source)
+    stride = num_intervals if joint_dim == 6 and not is_mmhuman3d else 1
+    return DeciWatchConfig(
+        num_joints=pose_dim // joint_dim,
+        joint_dim=joint_dim,
+        sample_interval=interval,
+        num_intervals=num_intervals,
+        hidden_size=hidden_size,
+        encoder_layers=_depth(state_dict, "encoder"),
+        decoder_layers=_depth(state_dict, "decoder"),
+        num_attention_heads=_integer(options, "ENCODER_HEAD", 4),
+        intermediate_size=_shape(state_dict, "encoder.layers.0.feed_forward.fc1.weight", 2)[0],
+        dropout=_number(options, "DROPOUT", 0.1),
+        pre_norm="deciwatch.encoder.layer_norm.weight" in state_dict,
+        memory_mask_type=_choice(
+            options, "memory_mask_type", ("additive", "boolean"), "boolean" if is_mmhuman3d else "additive"
+        ),
+        recover_mode={"transformer": "transformer", "tradition_interp": "interpolation"}[
+            _choice(options, "DECODER", ("transformer", "tradition_interp"), "transformer")
+        ],
+        denoise_loss_weight=_number(options, "W_DENOISE", 1.0),
+        recover_loss_weight=_number(options, "LAMADA", 5.0),
+        window_stride_intervals=_integer(options, "SLIDE_WINDOW_STEP_Q", stride),
+    )
+
+
+def _read_joint_dim(pose_dim: int, options: Mapping[str, Any]) -> int:
+    """Numbers of a joint."""
+    name = next((name for name in ("BODY_REPRESENTATION", "body_representation") if name in options), None)
+    if name is None and pose_dim in PUBLISHED_JOINT_DIMS:
+        return PUBLISHED_JOINT_DIMS[pose_dim]
+    if name is None:
+        raise ValueError(
+            f"`original_config` must say `body_representation`, one of {sorted(JOINT_DIMS)}: {pose_dim} numbers a pose "
+            "are of no published model."
+        )
+    joint_dim = JOINT_DIMS[_choice(options, name, tuple(JOINT_DIMS), None)]
+    if pose_dim % joint_dim:
+        raise ValueError(
+            f"`original_config`: `{name}` is {options[name]!r}, but {pose_dim} numbers a pose are no multiple of {joint_dim}."
+        )
+    return joint_dim
+
+
+def _read_window(pose_dim: int, options: Mapping[str, Any], source: Path | None) -> tuple[int, int, bool]:
+    """Frames of an interval, intervals of a window, and whether the checkpoint is mmhuman3d's."""
+    for names in (
+        ("INTERVAL_N", "SLIDE_WINDOW_Q"),
+        ("SAMPLE_INTERVAL", "SLIDE_WINDOW_Q"),
+        ("interval", "slide_window_q"),
+    ):
+        if all(name in options for name in names):
+            interval, num_intervals = (_integer(options, name, None) for name in names)
+            return interval, num_intervals, names[0] == "interval"
+    name = "" if source is None else source.name
+    for pattern, is_mmhuman3d in ((ORIGINAL_FILE, False), (MMHUMAN3D_FILE, True)):
+        if match := pattern.search(name):
+            return int(match[1]), int(match[2]), is_mmhuman3d
+    num_intervals = 1 if pose_dim == 30 else 10  # Sub-JHMDB's sequences are short
+    warnings.warn(
+        f"`checkpoint` {name!r} does not tell its frames: taken for the published model of {PUBLISHED_INTERVAL} frames an "
+        f"interval and {num_intervals} intervals a window. If it is another, give `INTERVAL_N` and `SLIDE_WINDOW_Q` by "
+        "`original_config`, or keep the original name of the file, such as 'checkpoint_i5_q20.pth.tar'.",
+        stacklevel=2,
+    )
+    return PUBLISHED_INTERVAL, num_intervals, False
+
+
+def _integer(options: Mapping[str, Any], name: str, default: int | None) -> int:
+    value = options.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`original_config`: `{name}` must be a positive integer, got {value!r}.")
+    return value
+
+
+def _number(options: Mapping[str, Any], name: str, default: float) -> float:
+    value = options.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+        raise ValueError(f"`original_config`: `{name}` must be a number, 0 or more, got {value!r}.")
+    return value
+
+
+def _choice(options: Mapping[str, Any], name: str, choices: tuple[str, ...], default: str | None) -> str:
+    value = options.get(name, default)
+    if value not in choices:
+        raise ValueError(f"`original_config`: `{name}` must be one of {list(choices)}, got {value!r}.")
+    return value
+
+
+__all__ = ["convert_state_dict"]
