@@ -24,7 +24,12 @@ from .models.pose_sequence import (
     SmoothNetModel,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
-from .pipelines import PoseEstimationPipeline, PoseRefinementPipeline, TimeSeriesForecastingPipeline
+from .pipelines import (
+    PoseEstimationPipeline,
+    PoseRefinementPipeline,
+    TimeSeriesForecastingPipeline,
+    VideoPoseEstimationPipeline,
+)
 from .pose_sequences import PoseSequence, PoseTrack
 
 
@@ -63,6 +68,7 @@ __all__ = [
     "SmoothNetModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
+    "VideoPoseEstimationPipeline",
     "default_model",
     "read_series",
 ]

@@ -13,7 +13,12 @@ from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models import ed_pose, forecasting, pose_sequence, rle
-from .pipelines import PoseEstimationPipeline, PoseRefinementPipeline, TimeSeriesForecastingPipeline
+from .pipelines import (
+    PoseEstimationPipeline,
+    PoseRefinementPipeline,
+    TimeSeriesForecastingPipeline,
+    VideoPoseEstimationPipeline,
+)
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,14 @@ TASKS = {
             hub_tag="time-series-forecasting",
             default_model="assets/nlinear-any-series",
         ),
+        Task(
+            name="video-pose-estimation",
+            pipeline=VideoPoseEstimationPipeline,
+            auto_model="AutoModelForPoseEstimation",
+            input_type="video",
+            hub_tag="video-pose-estimation",
+            default_model="assets/rle-lite0-halpe19",
+        ),
     )
 }
 
@@ -189,6 +202,7 @@ METHODS = {
             model=pose_sequence.DeciWatchModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.DeciWatchForPoseRecovery},
             feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
+            task="pose-refinement",
         ),
     )
 }
