@@ -20,7 +20,7 @@ from hvmodels.datasets.pose_sequence import PosePair, read_detections, read_moti
 from hvmodels.metrics.pose_sequence import acceleration_errors, joint_errors
 from hvmodels.models.pose_sequence import DeciWatchFeatureExtractor
 from hvmodels.models.pose_sequence.feature_extraction_pose_sequence import interpolate_missing
-from hvmodels.smoothing import GaussianFilter, OneEuroFilter, SavitzkyGolayFilter
+from hvmodels.smoothing.filters import GaussianFilter, OneEuroFilter, SavitzkyGolayFilter
 
 
 UNITS = {"3D": "mm", "2D": "px"}
@@ -28,9 +28,8 @@ FILTERS = {
     "Gaussian, sigma 1": GaussianFilter(1.0),
     "Gaussian, sigma 2": GaussianFilter(2.0),
     "Savitzky-Golay, 11 frames, order 2": SavitzkyGolayFilter(11, 2),
-    "median 5, then Gaussian, sigma 1": GaussianFilter(1.0, median_size=5),
-    "median 9, then Gaussian, sigma 2": GaussianFilter(2.0, median_size=9),
-    "One-Euro": OneEuroFilter(),
+    "median 5, then Gaussian, sigma 1": GaussianFilter(1.0, median_size=5, median_padding="mirror"),
+    "median 9, then Gaussian, sigma 2": GaussianFilter(2.0, median_size=9, median_padding="mirror"),
 }
 SMOOTHNET, DECIWATCH = "SmoothNet", "DeciWatch"
 LARGEST_LAG = 10  # frames
@@ -62,11 +61,18 @@ def then(first: Method, second: Method) -> Method:
     return lambda pair, poses: second(pair, first(pair, poses))
 
 
+def one_euro(pair: PosePair, poses: np.ndarray) -> np.ndarray:
+    """With the settings and units of SmoothNet's comparison: metres, or halves of the picture."""
+    unit = {"metre": 1.0, "millimetre": 1000.0}.get(pair.unit) or max(pair.image_size) / 2
+    return OneEuroFilter(0.04, 0.7).filter(poses / unit) * unit
+
+
 def make_methods(smoothnet: Refiner | None, deciwatch: Refiner | None) -> dict[str, Method]:
     """All rows of the table."""
     methods = {"none": lambda pair, poses: poses}
     for name, plain in FILTERS.items():
         methods[name] = lambda pair, poses, plain=plain: plain.filter(poses)
+    methods["One-Euro, 0.04 and 0.7"] = one_euro
     if smoothnet is not None:
         methods[SMOOTHNET] = smoothnet
     if deciwatch is not None:
@@ -155,12 +161,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def motion_table(report: dict[str, dict]) -> str:
     names = {"error": "error", "acceleration error": "accel", "clean error": "clean"}
-    kinds = [kind for kind in UNITS if kind in report]
     rows = []
-    for method in report[kinds[0]]:
-        cells = [f"{report[kind][method][name]:.2f}" for kind in kinds for name in names]
+    for method in dict.fromkeys(name for kind in UNITS for name in report[kind]):
+        entries = [report[kind].get(method, {}) for kind in UNITS]
+        cells = [f"{entry[name]:.2f}" if name in entry else "" for entry in entries for name in names]
         rows.append([method, *cells])
-    return table(["method", *(f"{kind} {name} {UNITS[kind]}" for kind in kinds for name in names.values())], rows)
+    return table(["method", *(f"{kind} {name} {UNITS[kind]}" for kind in UNITS for name in names.values())], rows)
 
 
 def detections_table(report: dict[str, dict]) -> str:
