@@ -404,7 +404,7 @@ def test_table_by_one_command(scripts, runs, archives, tmp_path, capsys):
     assert table["none"]["error"] == pytest.approx(48, rel=0.1)
     detections = report["detections"]["openpose"]
     assert list(detections) == rows[:-2]
-    assert detections["none"]["lag"] == 0 and detections["Gaussian, sigma 2"]["lag"] == 0
+    assert detections["none"]["lag"] == 0 and abs(detections["Gaussian, sigma 2"]["lag"]) < 0.2
     assert detections["Gaussian, sigma 2"]["jitter"] < 0.5 * detections["none"]["jitter"]
     assert detections["none"]["error"] == pytest.approx(np.sqrt(np.pi / 2), rel=0.1)
 
