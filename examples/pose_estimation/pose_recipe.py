@@ -32,7 +32,10 @@ from hvmodels.models.ed_pose import EDPoseConfig, EDPoseForPoseEstimation, EDPos
 METRICS_FILE, RECIPE_FILE = "metrics.json", "recipe.json"
 # What may differ between a run and its continuation.
 FREE_ON_RESUME = ("epochs", "num_workers", "log_every", "evaluation_batch_size")
-PATHS = ("train_annotations", "train_images", "validation_annotations", "validation_images", "model", "backbone")
+PATHS = (
+    "train_annotations", "train_images", "validation_annotations", "validation_images", "model", "backbone", "train_data",
+    "validation_data",
+)  # fmt: skip
 
 
 def option(default: Any, text: str) -> Any:
@@ -260,6 +263,27 @@ class ProcessShare(Sampler):
         for batch in self.batch_sampler:
             for part in self.own_parts:
                 yield batch[part :: self.parts]
+
+
+class ShuffledShare(Sampler):
+    """The share of each random batch that one process takes; the incomplete last batch is left out."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, num_processes: int, process_index: int):
+        if batch_size % num_processes:
+            raise ValueError(f"`batch_size` ({batch_size}) must be a multiple of the processes, {num_processes}.")
+        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+        self.num_processes, self.process_index = num_processes, process_index
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        for batch in order[: len(self) * self.batch_size].reshape(len(self), self.batch_size):
+            yield batch[self.process_index :: self.num_processes].tolist()
 
 
 def seed_step(seed: int, step: int, process_index: int):

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from optimization import ExponentialMovingAverage
-from pose_recipe import METRICS_FILE, option, read_json_option, read_keypoint_set, write_json
+from pose_recipe import METRICS_FILE, ShuffledShare, option, read_json_option, read_keypoint_set, write_json
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from hvmodels.datasets.human36m import (
     TEST_SUBJECTS,
@@ -290,27 +289,6 @@ def make_augmentation(name: str, keypoint_set: KeypointSet) -> TopDownAugmentati
     if name == "mmpose_mpii":
         return TopDownAugmentation.mmpose(keypoint_set, half_body=False)
     return getattr(TopDownAugmentation, name)(keypoint_set)
-
-
-class ShuffledShare(Sampler):
-    """The share of each random batch that one process takes; the incomplete last batch is left out."""
-
-    def __init__(self, count: int, batch_size: int, seed: int, num_processes: int, process_index: int):
-        if batch_size % num_processes:
-            raise ValueError(f"`batch_size` ({batch_size}) must be a multiple of the processes, {num_processes}.")
-        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
-        self.num_processes, self.process_index = num_processes, process_index
-
-    def set_epoch(self, epoch: int):
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count // self.batch_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        for batch in order[: len(self) * self.batch_size].reshape(len(self), self.batch_size):
-            yield batch[self.process_index :: self.num_processes].tolist()
 
 
 def load_backbone(model: RLEForPoseEstimation, path: str):
