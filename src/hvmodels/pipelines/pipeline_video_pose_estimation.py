@@ -18,6 +18,7 @@ from ..video import VideoFrame, VideoReader, VideoWriter, read_video
 from ..visualization.pose_video import LAYOUTS, write_pose_video
 from .person_boxes import read_boxes
 from .person_search import MotionMap, find_person_box
+from .person_stream import PersonStream
 from .pipeline_pose_estimation import PoseEstimationPipeline
 from .track_refinement import DEFAULT_RECOVERER, DEFAULT_SMOOTHER, load_refiner, recover_sequence, smooth_sequence
 
@@ -158,6 +159,36 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
                     keypoint_threshold=options.keypoint_threshold,
                 )
         return sequence
+
+    def stream(self, video: Any, delay: int | None = None, **options: Any) -> PersonStream:
+        """The persons of each frame while the video is read, for cameras and videos without end.
+
+            persons_of_frames = estimator.stream(0, smooth="one-euro")  # a camera
+            for persons in persons_of_frames:  # of the frame `persons_of_frames.delay` frames ago
+                ...
+
+        Args:
+            video: See the class.
+            delay: Frames that the persons come after their frame, if less than the full delay of the smoother: 31 for the
+                embedded SmoothNet, none for "one-euro"; and `interval - 1` on top.
+            options: As of a call, except those that write files. Frames between those that are looked at lie on straight
+                lines, which the smoother bends; DeciWatch (`recover`) needs the whole video.
+
+        Returns:
+            An iterable over lists of persons as of `pipeline("pose-estimation")`, with `track_id`; it has `delay`.
+
+        Raises:
+            ValueError: If an option is for calls only, or out of range.
+        """
+        for name in ("output", "output_video", "recover"):
+            if options.get(name) is not None:
+                raise ValueError(f"`{name}` cannot be used with `stream`.")
+        options, pose_options = self._read_options({**options, "recover": None})
+        reader = read_video(video, options.frame_rate)
+        finder = self._finder(reader, options, pose_options)
+        smoother = options.smooth[0] if isinstance(options.smooth, tuple) else options.smooth
+        persons_of_frames = (persons for _, persons in self._observe(reader, finder, options.interval))
+        return PersonStream(persons_of_frames, smoother, delay, options.interval - 1)
 
     def _read_options(self, given: dict[str, Any]) -> tuple[VideoOptions, dict[str, Any]]:
         names = {field.name for field in fields(VideoOptions)}
