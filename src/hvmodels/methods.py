@@ -120,6 +120,7 @@ TASKS = {
             auto_model="AutoModelForTimeSeriesPrediction",
             input_type="multimodal",
             hub_tag="pose-refinement",
+            default_model="assets/smoothnet-any-pose",
         ),
         Task(
             name="time-series-forecasting",
