@@ -13,8 +13,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BatchFeature
 from transformers.utils import ModelOutput
 
-from hvmodels import PoseEstimationPipeline, VideoPoseEstimationPipeline
+from hvmodels import DeciWatchConfig, PoseEstimationPipeline, SmoothNetConfig, VideoPoseEstimationPipeline
 from hvmodels.keypoint_sets import COCO17
+from hvmodels.models.pose_sequence import (
+    DeciWatchFeatureExtractor,
+    DeciWatchForPoseRecovery,
+    SmoothNetFeatureExtractor,
+    SmoothNetForPoseRefinement,
+)
 from hvmodels.pipelines.person_search import MotionMap, search_boxes
 from hvmodels.pipelines.track_refinement import recover_sequence, smooth_sequence
 from hvmodels.pose_sequences import PoseSequence, PoseTrack
@@ -285,6 +291,85 @@ def test_a_joint_that_is_never_there_stays_away(estimator):
         entry["keypoints"][1] |= {"x": 0.0, "y": 0.0, "score": 0.0}
     track = estimator([frame()] * 8, poses=poses, smooth="gaussian")[1]
     assert track.missing[:, 1].all() and not track.missing[:, [0, 2, 3, 4]].any()
+
+
+@pytest.mark.parametrize(
+    ("smooth", "interval", "delay"), [(None, 1, 0), (None, 4, 3), ("gaussian", 1, 8), ("gaussian", 4, 11)], ids=str
+)
+def test_stream_equals_the_call(estimator, smooth, interval, delay):
+    """At the full delay, where nothing is missed; scores of the frames between are those of the last one looked at."""
+    random = np.random.default_rng(0)
+    poses = [[person(20 + t + random.normal(0, 2))] for t in range(25)]
+    for t in range(12, 25):
+        poses[t] = [person(70 - t), *poses[t]]
+    options = {"poses": poses, "smooth": smooth, "interval": interval}
+    expected = estimator([frame()] * 25, **options)
+    taken = []
+    stream = estimator.stream((taken.append(t) or frame() for t in range(25)), **options)
+    assert stream.delay == delay
+    found = []
+    for persons in stream:
+        found.append(persons)
+        assert len(taken) <= min(len(found) + delay + 1, 25)
+    streamed = PoseSequence.from_frames(found)
+    assert streamed.num_frames == 25 and set(streamed.track_ids) == set(expected.track_ids) == {1, 2}
+    for track_id in streamed.track_ids:
+        first, second = streamed[track_id], expected[track_id]
+        assert first.start == second.start
+        np.testing.assert_allclose(first.keypoints, second.keypoints, atol=1e-3)
+        np.testing.assert_allclose(first.boxes[::interval], second.boxes[::interval])
+        np.testing.assert_allclose(first.scores, second.scores)
+
+
+def test_stream_marks_who_is_missed(estimator):
+    poses = [[person(20.0 + t)] for t in range(12)]
+    poses[4] = []
+    found = list(estimator.stream([frame()] * 12, poses=poses, interval=2))
+    assert [persons[0]["keypoints"][0]["score"] for persons in found[:3]] == [0.8] * 3
+    assert found[4] == found[3] == []  # a gap of three frames is more than `interval` bridges
+    assert found[9][0]["keypoints"][0]["x"] == pytest.approx(29)
+    assert found[9][0]["box"]["xmin"] == pytest.approx(21)
+
+
+def test_stream_by_a_model(estimator):
+    config = SmoothNetConfig(window_size=4, hidden_size=8, intermediate_size=4, num_hidden_layers=1)
+    pair = (SmoothNetForPoseRefinement(config).eval(), SmoothNetFeatureExtractor())
+    poses = [[person(20.0 + t)] for t in range(12)]
+    stream = estimator.stream([frame()] * 12, poses=poses, smooth=pair)
+    assert stream.delay == 3 and estimator.stream([frame()] * 12, poses=poses, smooth=pair, delay=1).delay == 1
+    streamed = PoseSequence.from_frames(stream)
+    expected = estimator([frame()] * 12, poses=poses, smooth=pair)
+    np.testing.assert_allclose(streamed[1].keypoints, expected[1].keypoints, rtol=1e-4)
+    assert np.abs(expected[1].keypoints[:, 0, 0] - 20 - np.arange(12)).max() > 0.1
+    for name, value in (("output", "a.npz"), ("output_video", "a.mp4"), ("recover", "deciwatch-2d")):
+        with pytest.raises(ValueError, match=f"`{name}` cannot be used with `stream`"):
+            estimator.stream([frame()], **{name: value})
+
+
+def deciwatch(interval=4):
+    """A DeciWatch that draws straight lines: all it adds to them is 0."""
+    config = DeciWatchConfig(
+        num_joints=5, joint_dim=2, sample_interval=interval, num_intervals=2, hidden_size=8, intermediate_size=8,
+        encoder_layers=1, decoder_layers=1, num_attention_heads=2,
+    )  # fmt: skip
+    model = DeciWatchForPoseRecovery(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "coder_head" in name:
+                parameter.zero_()
+    return model, DeciWatchFeatureExtractor(sample_interval=interval, keypoint_names=NAMES)
+
+
+@pytest.mark.parametrize("interval", [4, 2, 8])
+def test_recovery_by_deciwatch(estimator, interval):
+    """Also where its own interval is another."""
+    poses = [[person(20.0 + t, track_id="a")] for t in range(26)]
+    poses[8] = []
+    sequence = estimator([frame()] * 26, poses=poses, interval=interval, recover=deciwatch())
+    expected = 20 + np.arange(26)
+    np.testing.assert_allclose(sequence["a"].keypoints[:, 0, 0], expected, atol=0.3)
+    assert sequence.num_detected_frames == len({*range(0, 26, interval), 25})
+    assert sequence["a"].scores[8, 0] == 0 and sequence["a"].scores[0, 0] == pytest.approx(0.8)
 
 
 def test_writes_poses_and_video(estimator, tmp_path):

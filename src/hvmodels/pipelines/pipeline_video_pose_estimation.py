@@ -18,6 +18,7 @@ from ..video import VideoFrame, VideoReader, VideoWriter, read_video
 from ..visualization.pose_video import LAYOUTS, write_pose_video
 from .person_boxes import read_boxes
 from .person_search import MotionMap, find_person_box
+from .person_stream import PersonStream
 from .pipeline_pose_estimation import PoseEstimationPipeline
 from .track_refinement import DEFAULT_RECOVERER, DEFAULT_SMOOTHER, load_refiner, recover_sequence, smooth_sequence
 
@@ -159,6 +160,36 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
                 )
         return sequence
 
+    def stream(self, video: Any, delay: int | None = None, **options: Any) -> PersonStream:
+        """The persons of each frame while the video is read, for cameras and videos without end.
+
+            persons_of_frames = estimator.stream(0, smooth="one-euro")  # a camera
+            for persons in persons_of_frames:  # of the frame `persons_of_frames.delay` frames ago
+                ...
+
+        Args:
+            video: See the class.
+            delay: Frames that the persons come after their frame, if less than the full delay of the smoother: 31 for the
+                embedded SmoothNet, none for "one-euro"; and `interval - 1` on top.
+            options: As of a call, except those that write files. Frames between those that are looked at lie on straight
+                lines, which the smoother bends; DeciWatch (`recover`) needs the whole video.
+
+        Returns:
+            An iterable over lists of persons as of `pipeline("pose-estimation")`, with `track_id`; it has `delay`.
+
+        Raises:
+            ValueError: If an option is for calls only, or out of range.
+        """
+        for name in ("output", "output_video", "recover"):
+            if options.get(name) is not None:
+                raise ValueError(f"`{name}` cannot be used with `stream`.")
+        options, pose_options = self._read_options({**options, "recover": None})
+        reader = read_video(video, options.frame_rate)
+        finder = self._finder(reader, options, pose_options)
+        smoother = options.smooth[0] if isinstance(options.smooth, tuple) else options.smooth
+        persons_of_frames = (persons for _, persons in self._observe(reader, finder, options.interval))
+        return PersonStream(persons_of_frames, smoother, delay, options.interval - 1)
+
     def _read_options(self, given: dict[str, Any]) -> tuple[VideoOptions, dict[str, Any]]:
         names = {field.name for field in fields(VideoOptions)}
         own = {name: value for name, value in given.items() if name in names}
@@ -218,6 +249,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
             lambda image, boxes: estimate(image, boxes=boxes, **pose_options),
             boxes,
             reader,
+            options.interval,
             {"sigmas": self.keypoint_sigmas, "max_gap": max_gap, "min_score": min_score},
         )
 
@@ -277,8 +309,10 @@ class _GivenPoses(_Finder):
 class _Following(_Finder):
     """Persons of the first frame and, by boxes from their last poses, of the others."""
 
-    def __init__(self, estimate: Any, boxes: list | None, reader: VideoReader, follower_options: dict[str, Any]):
-        self.estimate, self.reader, self.options = estimate, reader, follower_options
+    def __init__(
+        self, estimate: Any, boxes: list | None, reader: VideoReader, interval: int, follower_options: dict[str, Any]
+    ):
+        self.estimate, self.reader, self.interval, self.options = estimate, reader, interval, follower_options
         self.follower = None if boxes is None else BoxFollower(boxes, reader.size, **follower_options)
         self.motion = MotionMap() if boxes is None else None
         self.next_search, self.next_id = 0, 1
@@ -287,13 +321,23 @@ class _Following(_Finder):
         boxes = {} if self.follower is None else self.follower.boxes_at(frame.index)
         if not boxes and self.motion is not None:
             boxes = self._search(frame)
+        persons = self._look(frame, boxes)
+        if self.interval > 1 and persons:
+            # The boxes were wide, and where persons may have gone; now they are known to be.
+            closer = self._look(
+                frame, {i: box for i, box in self.follower.boxes_at(frame.index).items() if i in persons}
+            )
+            persons |= {i: person for i, person in closer.items() if person["score"] >= persons[i]["score"]}
+        return [{**person, "track_id": track_id} for track_id, person in persons.items()]
+
+    def _look(self, frame: VideoFrame, boxes: dict[int, tuple]) -> dict[int, dict]:
+        """The persons who are found in the boxes."""
         if not boxes:
-            return []
+            return {}
         persons = dict(zip(boxes, self._persons(frame.image, list(boxes.values())), strict=True))
         keypoints = {track_id: _keypoints(person) for track_id, person in persons.items()}
         scores = {track_id: person["score"] for track_id, person in persons.items()}
-        found = self.follower.update(frame.index, keypoints, scores)
-        return [{**persons[track_id], "track_id": track_id} for track_id in found]
+        return {track_id: persons[track_id] for track_id in self.follower.update(frame.index, keypoints, scores)}
 
     def _search(self, frame: VideoFrame) -> dict[int, tuple]:
         """The box of a person, once a second."""

@@ -127,7 +127,7 @@ def recover_sequence(sequence: PoseSequence, recoverer: Any, interval: int) -> P
         if recoverer is None or found.sum() == 1:
             keypoints = _interpolate(rows, found, track.keypoints)
         else:
-            keypoints = _recover(sequence, track, np.flatnonzero(found), recoverer, interval)
+            keypoints = _recover(sequence, track, np.flatnonzero(is_looked_at), recoverer)
         boxes = None if track.boxes is None else _interpolate(rows, found, track.boxes)
         scores = {}
         for name in ("scores", "person_scores"):
@@ -137,28 +137,28 @@ def recover_sequence(sequence: PoseSequence, recoverer: Any, interval: int) -> P
     return replace(sequence, tracks=tracks)
 
 
-def _recover(
-    sequence: PoseSequence, track: PoseTrack, found: np.ndarray, recoverer: tuple, interval: int
-) -> np.ndarray:
-    """(frames, joints, 2) of one track. Time is stretched where the model's interval is another."""
+def _recover(sequence: PoseSequence, track: PoseTrack, looked_at: np.ndarray, recoverer: tuple) -> np.ndarray:
+    """(frames, joints, 2) of one track; `looked_at` are the rows which are.
+
+    The model has its own interval from one of these to the next. Time is stretched to it, also before the last frame of a
+    video, which comes whenever it does.
+    """
     model, feature_extractor = recoverer
-    stretch = feature_extractor.sample_interval / interval
-    frames = np.rint(found * stretch).astype(int)
+    frames = feature_extractor.sample_interval * np.arange(len(looked_at))
+    found = ~track.missing[looked_at].all(axis=1)
+    rows = looked_at[found]
     (result,) = refine_tracks(
         model,
         feature_extractor,
-        {track.track_id: track.keypoints[found]},
-        {track.track_id: _scores(track)[found]},
+        {track.track_id: track.keypoints[rows]},
+        {track.track_id: _scores(track)[rows]},
         keypoint_names=sequence.keypoint_names,
-        frame_indices=frames.tolist(),
+        frame_indices=frames[found].tolist(),
         num_frames=int(frames[-1]) + 1,
         image_size=sequence.image_size,
         unit=sequence.unit,
     )
-    poses = result["poses"]
-    if stretch == 1:
-        return poses
-    times = np.interp(np.arange(len(track)), found, frames)
+    poses, times = result["poses"], np.interp(np.arange(len(track)), looked_at, frames)
     return _interpolate(np.arange(len(poses)), np.ones(len(poses), bool), poses, times)
 
 
