@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_scinet import SCINetConfig
-from .modeling_ltsf_linear import apply_temporal_map, fill_unobserved, moving_average_counts
+from .modeling_ltsf_linear import TemporalLinear, apply_temporal_map, fill_unobserved, moving_average_counts
 
 
 OUTPUT_KERNEL_SIZE = 3
@@ -95,7 +95,10 @@ def time_windows(series: torch.Tensor, kernel_size: int) -> torch.Tensor:
     """What each step of a convolution reads, (convolutions, channels, time, batch) to (convolutions, read, steps * batch)."""
     count, channels, time, batch = series.shape
     steps = time - kernel_size + 1
-    windows = series.unfold(2, kernel_size, 1).permute(0, 1, 4, 2, 3)
+    if torch.jit.is_tracing():  # the export to ONNX knows `unfold` for sizes that it can infer only
+        windows = torch.stack([series[:, :, step : step + steps] for step in range(kernel_size)], dim=2)
+    else:
+        windows = series.unfold(2, kernel_size, 1).permute(0, 1, 4, 2, 3)
     return windows.reshape(count, channels * kernel_size, steps * batch)
 
 
@@ -103,18 +106,18 @@ class TimeConvolution(torch.autograd.Function):
     """Many convolutions over time at once, without padding, as one batched product; see `convolve_time`."""
 
     @staticmethod
-    def forward(ctx, series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def forward(ctx, series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kernel_size: int) -> torch.Tensor:
         """As `convolve_time`. The windows are not kept but cut again for the gradient."""
         ctx.save_for_backward(series, weight)
-        kernel_size = weight.shape[2] // series.shape[1]
+        ctx.kernel_size = kernel_size
         return torch.baddbmm(bias, weight, time_windows(series, kernel_size))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of series, weight and bias."""
         series, weight = ctx.saved_tensors
-        kernel_size = weight.shape[2] // series.shape[1]
+        kernel_size = ctx.kernel_size
         of_weight = torch.bmm(gradient, time_windows(series, kernel_size).transpose(1, 2))
         of_series = None
         if ctx.needs_input_grad[0]:
@@ -124,23 +127,24 @@ class TimeConvolution(torch.autograd.Function):
             of_series = torch.zeros_like(series)
             for step in range(kernel_size):
                 of_series[:, :, step : step + length] += of_windows[:, :, step]
-        return of_series, of_weight, gradient.sum(2, keepdim=True)
+        return of_series, of_weight, gradient.sum(2, keepdim=True), None
 
 
-def convolve_time(series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def convolve_time(series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kernel_size: int) -> torch.Tensor:
     """Many convolutions over time at once, without padding.
 
     Args:
         series: (convolutions, channels, time, batch).
         weight: (convolutions, out channels, channels * kernel).
         bias: (convolutions, out channels, 1).
+        kernel_size: Steps that an output reads.
 
     Returns:
         (convolutions, out channels, (time - kernel + 1) * batch).
     """
     if torch.is_grad_enabled():
-        return TimeConvolution.apply(series, weight, bias)
-    return torch.baddbmm(bias, weight, time_windows(series, weight.shape[2] // series.shape[1]))
+        return TimeConvolution.apply(series, weight, bias, kernel_size)
+    return torch.baddbmm(bias, weight, time_windows(series, kernel_size))
 
 
 def positional_encoding(length: int, channels: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -166,7 +170,7 @@ class SCINetTree(nn.Module):
     def __init__(self, config: SCINetConfig):
         super().__init__()
         self.num_levels, self.groups, self.dropout = config.num_levels, config.groups, config.dropout
-        overhang = config.kernel_size - 1
+        self.kernel_size, overhang = config.kernel_size, config.kernel_size - 1
         self.padding = (overhang // 2 + 1, overhang - overhang // 2 + 1)
         channels, hidden = config.num_input_channels // config.groups, config.hidden_channels // config.groups
         count = 4 * (2**config.num_levels - 1) * config.groups
@@ -233,12 +237,13 @@ class SCINetTree(nn.Module):
         """Two branches for each node, (nodes, 2, channels, time, batch) to the same shape."""
         input_weight, input_bias, output_weight, output_bias = weights
         time, batch = halves.shape[3:]
-        padded = nn.functional.pad(halves.view(-1, time, batch), (0, 0, *self.padding), mode="replicate")
+        padded = nn.functional.pad(halves.flatten(0, 2), (0, 0, *self.padding), mode="replicate")
         grouped = padded.view(len(input_weight), -1, padded.shape[1], batch)
-        hidden = nn.functional.leaky_relu_(convolve_time(grouped, input_weight, input_bias), LEAKY_SLOPE)
+        hidden = convolve_time(grouped, input_weight, input_bias, self.kernel_size)
+        hidden = nn.functional.leaky_relu_(hidden, LEAKY_SLOPE)
         hidden = nn.functional.dropout(hidden, self.dropout, self.training)
         hidden = hidden.view(*hidden.shape[:2], time + OUTPUT_KERNEL_SIZE - 1, batch)
-        return torch.tanh(convolve_time(hidden, output_weight, output_bias)).view(halves.shape)
+        return torch.tanh(convolve_time(hidden, output_weight, output_bias, OUTPUT_KERNEL_SIZE)).view(halves.shape)
 
 
 class SCINetDecoder(nn.Module):
@@ -266,7 +271,7 @@ class SCINetDecoder(nn.Module):
         for layer in range(self.num_segmented_layers):
             steps = self._segmented_layer(steps, layer)
         decoded = self.weight @ steps if self.bias is None else torch.addmm(self.bias[:, None], self.weight, steps)
-        return decoded.unflatten(1, (channels, batch)).permute(2, 0, 1)
+        return decoded.view(len(self.weight), channels, batch).permute(2, 0, 1)
 
     def _segmented_layer(self, steps: torch.Tensor, layer: int) -> torch.Tensor:
         """(in_length, columns) to the same shape."""
@@ -335,9 +340,11 @@ class SCINetPreTrainedModel(PreTrainedModel):
                     self._draw_branch(module, slices[name])
         elif isinstance(module, SCINetDecoder):
             self._draw_decoder(module)
-        elif isinstance(module, nn.Linear):
-            _fill(module.weight, ..., _draw(module.weight.shape, module.in_features, module.weight))
-            _draw(module.bias.shape, module.in_features, module.bias)  # the original draws biases and sets them to 0
+        elif isinstance(module, TemporalLinear):
+            _fill(module.weight, ..., _draw(module.weight.shape, module.weight.shape[1], module.weight))
+            _draw(
+                module.bias.shape, module.weight.shape[1], module.bias
+            )  # the original draws biases and sets them to 0
             _fill(module.bias, ..., 0.0)
         elif isinstance(module, ReversibleInstanceNorm):
             _fill(module.weight, ..., 1.0)
@@ -391,8 +398,8 @@ class SCINetModel(SCINetPreTrainedModel):
         self.num_past_steps = config.concat_length or config.context_length
         self.use_positional_encoding, self.decompose = config.use_positional_encoding, config.decompose
         if config.decompose:
-            self.trend_layer = nn.Linear(config.context_length, config.context_length)
-            self.trend_decoder = nn.Linear(config.context_length, config.prediction_length)
+            self.trend_layer = TemporalLinear(config.context_length, config.context_length)
+            self.trend_decoder = TemporalLinear(config.context_length, config.prediction_length)
         self.trees = nn.ModuleList(SCINetTree(config) for _ in range(config.num_stacks))
         self.intermediate_decoder = None
         if config.num_stacks == 2:
@@ -450,7 +457,7 @@ class SCINetModel(SCINetPreTrainedModel):
             series, trend = self._decompose(series)
             if self.trend_norm is not None:
                 trend, outputs["trend_loc"], outputs["trend_scale"] = self.trend_norm(trend)
-            outputs["trend_forecast"] = self.trend_decoder(self.trend_layer(trend.transpose(1, 2))).transpose(1, 2)
+            outputs["trend_forecast"] = self.trend_decoder(self.trend_layer(trend))
         elif self.use_positional_encoding:
             series = self._encode_positions(series)
         if self.norm is not None:
