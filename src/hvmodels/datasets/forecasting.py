@@ -52,6 +52,7 @@ BENCHMARKS = {
     "electricity": Benchmark(321, "h"),
     "traffic": Benchmark(862, "h"),
     "weather": Benchmark(21, "10min"),
+    "solar_AL": Benchmark(137, "10min"),
     "national_illness": Benchmark(7, "W-TUE"),
     "PEMS03": Benchmark(358, "5min", (0.6, 0.2, 0.2)),
     "PEMS04": Benchmark(307, "5min", (0.6, 0.2, 0.2)),
@@ -87,7 +88,7 @@ def split_rows(num_rows: int, split: tuple[float, float, float] | tuple[int, int
 
 
 class ForecastingWindows(Dataset):
-    """All windows of a series with stride 1, read through one strided view.
+    """All windows of a series, read through one strided view.
 
     A single index gives one window; a list of indices gives a whole batch by one gather, which `DataLoader` uses if
     `collate_fn=collate_windows`.
@@ -96,13 +97,15 @@ class ForecastingWindows(Dataset):
         values: (time, channels) standardised float64 or float32.
         context_length: Past steps of a window.
         prediction_length: Future steps of a window.
+        stride: Steps from the start of a window to that of the next.
 
     Raises:
-        ValueError: If the series is shorter than one window or not finite, or a length is not positive.
+        ValueError: If the series is shorter than one window or not finite, or a length or the stride is not positive.
     """
 
-    def __init__(self, values: np.ndarray, context_length: int, prediction_length: int):
-        for name, value in (("context_length", context_length), ("prediction_length", prediction_length)):
+    def __init__(self, values: np.ndarray, context_length: int, prediction_length: int, stride: int = 1):
+        lengths = {"context_length": context_length, "prediction_length": prediction_length, "stride": stride}
+        for name, value in lengths.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
         length = context_length + prediction_length
@@ -120,7 +123,9 @@ class ForecastingWindows(Dataset):
         self.context_length = context_length
         self.prediction_length = prediction_length
         rows = torch.as_tensor(values, dtype=torch.float32)
-        self._windows = rows.T.contiguous().unfold(1, length, 1).transpose(0, 1)  # (windows, channels, length), a view
+        self._windows = (
+            rows.T.contiguous().unfold(1, length, stride).transpose(0, 1)
+        )  # (windows, channels, length), a view
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -188,7 +193,7 @@ class LongTermForecastingData:
             )
         if isinstance(series, TimeSeries) and read_options:
             raise ValueError(f"The series is read already; {sorted(read_options)} have no effect on a `TimeSeries`.")
-        series = series if isinstance(series, TimeSeries) else _read_any(series, read_options)
+        series = series if isinstance(series, TimeSeries) else read_forecasting_file(series, read_options)
         if features == "S":
             series = _select_column(series, target)
         self.series = series
@@ -240,7 +245,12 @@ class LongTermForecastingData:
         return cls(path, context_length, prediction_length, **options)
 
 
-def _read_any(data: Any, read_options: dict) -> TimeSeries:
+def read_forecasting_file(data: Any, read_options: dict[str, Any]) -> TimeSeries:
+    """What `read_series` reads with these options, and PEMS `.npz` archives, of which the first feature is taken.
+
+    Raises:
+        ValueError: If an archive cannot be read.
+    """
     if isinstance(data, str | PathLike) and Path(data).suffix == ".npz":
         try:
             archive = np.load(data, allow_pickle=False)
@@ -312,5 +322,6 @@ __all__ = [
     "LongTermForecastingData",
     "calendar_features",
     "collate_windows",
+    "read_forecasting_file",
     "split_rows",
 ]
