@@ -1,19 +1,17 @@
-"""Train a linear forecaster in a plain loop with Accelerate: one process, or `accelerate launch`."""
+"""Train a forecaster in a plain loop with Accelerate: one process, or `accelerate launch`."""
 
 import os
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from recipe import Recipe, claim_output_dir, finish_run, parse_arguments, validation_loss
-
-from hvmodels.datasets.forecasting import LongTermForecastingData
-from hvmodels.models.forecasting import LTSFLinearForPrediction
+from recipe import ForecastingData, Recipe, claim_output_dir, finish_run, parse_arguments, validation_error
+from transformers import PreTrainedModel
 
 
 def train(
-    recipe: Recipe, data: LongTermForecastingData, accelerator: Accelerator, state_file: Path | None = None
-) -> tuple[LTSFLinearForPrediction, list[dict[str, float]]]:
+    recipe: Recipe, data: ForecastingData, accelerator: Accelerator, state_file: Path | None = None
+) -> tuple[PreTrainedModel, list[dict[str, float]]]:
     """Train until the validation error stops falling; go on from `state_file` if it exists.
 
     Returns:
@@ -26,7 +24,8 @@ def train(
         )
     model, shuffle = recipe.build_model(data)
     model.to(accelerator.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
+    optimizer = recipe.build_optimizer(model)
+    loss_arguments = {name: value.to(accelerator.device) for name, value in recipe.loss_arguments(data).items()}
     history, best_weights = [], None
     if state_file is not None and state_file.exists():
         state = torch.load(state_file, map_location="cpu", weights_only=True)
@@ -35,7 +34,7 @@ def train(
         history, best_weights = state["history"], state["best_weights"]
     parallel_model = accelerator.prepare_model(model)
     steps = len(data.train) // recipe.batch_size
-    best = min(history, key=lambda entry: entry["validation_mse"], default=None)
+    best = min(history, key=lambda entry: entry["validation_error"], default=None)
 
     for epoch in range(len(history), recipe.epochs):
         if best is not None and epoch - best["epoch"] >= recipe.patience:
@@ -44,21 +43,24 @@ def train(
         optimizer.param_groups[0]["lr"] = learning_rate
         order = shuffle.order(epoch)[: steps * recipe.batch_size].view(steps, accelerator.num_processes, share)
         train_loss = torch.zeros((), device=accelerator.device)
+        model.train()
+        shuffle.seed_dropout(epoch)
         for indices in order[:, accelerator.process_index]:
             batch = {name: value.to(accelerator.device) for name, value in data.train.__getitems__(indices).items()}
-            loss = parallel_model(**batch).loss
+            loss = parallel_model(**batch, **loss_arguments).loss
             accelerator.backward(loss)
             optimizer.step()
             parallel_model.zero_grad()
             train_loss += loss.detach()
+        model.eval()
         entry = {
             "epoch": epoch + 1,
             "learning_rate": learning_rate,
             "train_loss": accelerator.reduce(train_loss, "mean").item() / steps,
-            "validation_mse": validation_loss(model, data.validation, accelerator),
+            "validation_error": validation_error(recipe, model, data, accelerator),
         }
         history.append(entry)
-        if best is None or entry["validation_mse"] < best["validation_mse"]:
+        if best is None or entry["validation_error"] < best["validation_error"]:
             best = entry
             best_weights = {name: value.clone() for name, value in model.state_dict().items()}
         if state_file is not None and accelerator.is_main_process:
@@ -66,7 +68,9 @@ def train(
             state |= {"history": history, "best_weights": best_weights}
             torch.save(state, state_file.with_suffix(".part"))
             os.replace(state_file.with_suffix(".part"), state_file)
-            print("epoch {epoch}: train {train_loss:.5f}, validation {validation_mse:.5f}".format(**entry), flush=True)
+            print(
+                "epoch {epoch}: train {train_loss:.5f}, validation {validation_error:.5f}".format(**entry), flush=True
+            )
 
     model.load_state_dict(best_weights)
     return model.eval(), history
