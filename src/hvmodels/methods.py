@@ -189,6 +189,7 @@ METHODS = {
             model=pose_sequence.DeciWatchModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.DeciWatchForPoseRecovery},
             feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
+            converter="deciwatch:convert",
         ),
     )
 }
