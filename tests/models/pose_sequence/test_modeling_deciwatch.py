@@ -148,9 +148,11 @@ def test_frames_between_the_seen_ones_are_not_read():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("hidden_size", [6, 8])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_attention_backends(name):
-    model = make_model(name)
+def test_attention_backends(name, hidden_size):
+    """With 8 channels for 2 heads and 4 seen frames, projections move from queries to keys; with 6 they do not."""
+    model = make_model(name, hidden_size=hidden_size)
     windows = make_poses(model.config, 2, model.config.window_size)
     results = []
     for backend in ("eager", "sdpa"):

@@ -6,7 +6,8 @@ and recovered by a transformer decoder (section 3.3).
 
 Deliberate differences from the original (github.com/cure-lab/DeciWatch), none of which changes a value by more than rounding:
 
-- the encoder projects keys and values of the seen frames only, since no other frame may be attended to;
+- the encoder projects keys and values of the seen frames only, since no other frame may be attended to; where these are
+  few, the projections of queries and outputs are applied to them instead of to the many frames that attend;
 - the interpolation is one matrix, which is folded into the convolution behind it;
 - position code, masks and matrices are buffers, and windows are cut from the seen poses, of which none is copied;
 - denoised poses are returned for the seen frames only; for the others the original's have no meaning;
@@ -40,7 +41,7 @@ KERNEL_SIZE = 5
 TEMPERATURE = 10000
 SMALLEST_SIZE = 1e-6
 # Windows that pass the network together without gradients: few, so that their activations stay in the cache of a core.
-WINDOWS_AT_ONCE = {"cpu": 16}
+WINDOWS_AT_ONCE = {"cpu": 8}
 MOST_WINDOWS_AT_ONCE = 1024
 
 
@@ -176,6 +177,7 @@ class DeciWatchAttention(nn.Module):
     def __init__(self, config: DeciWatchConfig):
         super().__init__()
         self.config = config
+        self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
@@ -203,6 +205,11 @@ class DeciWatchAttention(nn.Module):
             key_position: (keys, hidden_size).
             attention_bias: Added to the scores, (queries or 1, keys).
         """
+        few_keys = key_states.shape[1] * self.num_heads <= query_states.shape[2] and len(key_position) < len(
+            query_position
+        )
+        if few_keys and self.config._attn_implementation == "sdpa":
+            return self._attend_to_few(query_states + query_position, key_states, key_position, attention_bias), None
         query, key, value = (
             project(states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for project, states in (
@@ -220,6 +227,30 @@ class DeciWatchAttention(nn.Module):
         )
         return self.o_proj(output.flatten(2)), weights
 
+    def _attend_to_few(
+        self,
+        query_states: torch.Tensor,
+        key_states: torch.Tensor,
+        key_position: torch.Tensor,
+        attention_bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The same with the projections of queries and of the output applied to the keys and values, which are fewer."""
+        shape = (self.num_heads, self.head_dim)
+        key, value = (
+            project(states).unflatten(-1, shape)
+            for project, states in ((self.k_proj, key_states + key_position), (self.v_proj, key_states))
+        )
+        key = key * self.scaling
+        constant = (key * self.q_proj.bias.view(shape)).sum(-1).transpose(1, 2)[..., None]
+        key = torch.einsum("bkhd,hdc->bhkc", key, self.q_proj.weight.unflatten(0, shape)).flatten(1, 2)
+        value = torch.einsum("bkhd,chd->bhkc", value, self.o_proj.weight.unflatten(1, shape)).flatten(1, 2)
+        # (windows, heads, keys, queries): a softmax over few entries is fast only if they do not lie side by side.
+        scores = (key @ query_states.transpose(1, 2)).unflatten(1, (self.num_heads, -1)) + constant
+        if attention_bias is not None:
+            scores = scores + attention_bias.T
+        weights = nn.functional.dropout(scores.softmax(2), self.config.dropout, self.training)
+        return weights.flatten(1, 2).transpose(1, 2) @ value + self.o_proj.bias
+
 
 class DeciWatchFeedForward(nn.Module):
     """Two layers with a leaky ReLU."""
@@ -232,7 +263,7 @@ class DeciWatchFeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(windows, frames, hidden_size) to the same."""
-        return self.fc2(self.dropout(nn.functional.leaky_relu(self.fc1(hidden_states))))
+        return self.fc2(self.dropout(nn.functional.leaky_relu_(self.fc1(hidden_states))))
 
 
 class DeciWatchEncoderLayer(GradientCheckpointingLayer):
