@@ -15,12 +15,10 @@ import os
 import platform
 import re
 import runpy
-import statistics
 import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -28,6 +26,7 @@ from types import ModuleType, SimpleNamespace
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from timing import cpu_seconds, print_times
 from torch import nn
 
 
@@ -257,31 +256,6 @@ def convert_to_ours(original: Original) -> Ours:
 
 
 # Measurements
-
-
-def cpu_seconds(contenders: dict[str, Callable], repeats: int, warmups: int = 1) -> dict[str, list[float]]:
-    """CPU seconds of each contender, measured in turn."""
-    times = {name: [] for name in contenders}
-    for run in contenders.values():
-        for _ in range(warmups):
-            run()
-    for _ in range(repeats):
-        for name, run in contenders.items():
-            start = time.process_time()
-            run()
-            times[name].append(time.process_time() - start)
-    return times
-
-
-def print_times(title: str, times: dict[str, list[float]], reference: str):
-    low, middle = min(times[reference]), statistics.median(times[reference])
-    for name, values in times.items():
-        minimum, median = min(values), statistics.median(values)
-        print(
-            f"{title}, {name}: minimum {minimum:.2f} s, median {median:.2f} s of {len(values)}; "
-            f"{low / minimum:.2f}x ({middle / median:.2f}x)",
-            flush=True,
-        )
 
 
 def largest_difference(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -11,10 +11,7 @@ import argparse
 import importlib
 import os
 import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from timing import cpu_seconds, print_times
 
 from hvmodels import RLEConfig, RLEForPoseEstimation
 from hvmodels.conversion.rle import convert_state_dict
@@ -57,31 +55,6 @@ def import_original(folder: Path) -> SimpleNamespace:
 
 
 # Measurements
-
-
-def cpu_seconds(contenders: dict[str, Callable], repeats: int, warmups: int = 2) -> dict[str, list[float]]:
-    """CPU seconds of each contender, measured in turn."""
-    times = {name: [] for name in contenders}
-    for run in contenders.values():
-        for _ in range(warmups):
-            run()
-    for _ in range(repeats):
-        for name, run in contenders.items():
-            start = time.process_time()
-            run()
-            times[name].append(time.process_time() - start)
-    return times
-
-
-def print_times(title: str, times: dict[str, list[float]], reference: str = "original"):
-    low, middle = min(times[reference]), statistics.median(times[reference])
-    for name, values in times.items():
-        minimum, median = min(values), statistics.median(values)
-        print(
-            f"{title}, {name}: minimum {1000 * minimum:.2f} ms, median {1000 * median:.2f} ms of {len(values)}; "
-            f"{low / minimum:.2f}x ({middle / median:.2f}x)",
-            flush=True,
-        )
 
 
 def make_image() -> np.ndarray:

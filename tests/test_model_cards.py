@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -11,6 +12,14 @@ from PIL import Image
 import hvmodels
 from hvmodels import EDPoseForPoseEstimation, EDPoseImageProcessor, RLEConfig, RLEForPoseEstimation
 from hvmodels.methods import METHODS, TASKS
+from hvmodels.models.pose_sequence import (
+    DeciWatchConfig,
+    DeciWatchFeatureExtractor,
+    DeciWatchForPoseRecovery,
+    SmoothNetConfig,
+    SmoothNetFeatureExtractor,
+    SmoothNetForPoseRefinement,
+)
 from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
 from tests.tiny_models import tiny_ed_pose_config
 
@@ -32,6 +41,24 @@ ED_POSE_CARDS = {
 }
 ORIGINAL_RLE_CARDS = {"rle-r50-coco", "rle-r50-h36m"}
 MMPOSE_RLE_CARDS = {"rle-resnet-coco-mmpose", "rle-mobilenetv2-coco-mmpose", "rle-r50-mpii-mmpose"}
+SEQUENCE_CARDS = {
+    *(
+        f"smoothnet-{variant}"
+        for variant in ("aist-vibe-3d", "h36m-fcn-3d", "h36m-mmpose", "pw3d-mmhuman3d", "pw3d-spin-3d")
+    ),
+    *(
+        f"deciwatch-{variant}"
+        for variant in (
+            "aist-spin-3d",
+            "aist-spin-smpl",
+            "h36m-fcn-3d",
+            "jhmdb-2d",
+            "pw3d-3d",
+            "pw3d-mmhuman3d",
+            "pw3d-smpl",
+        )
+    ),
+}
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -51,13 +78,16 @@ def rle_card(request):
 
 
 def test_every_published_model_has_a_card():
-    assert {path.stem for path in CARDS} >= ED_POSE_CARDS | ORIGINAL_RLE_CARDS | MMPOSE_RLE_CARDS
+    assert {path.stem for path in CARDS} >= ED_POSE_CARDS | ORIGINAL_RLE_CARDS | MMPOSE_RLE_CARDS | SEQUENCE_CARDS
 
 
 def test_metadata(card):
     data = card.data
     assert data.library_name == "transformers"
-    assert data.pipeline_tag in {task.hub_tag for task in TASKS.values()}
+    # The Hub has no tag for refined poses.
+    no_tag = "pose-refinement" if "pose-refinement" in data.tags else None
+    assert data.pipeline_tag or no_tag in {task.hub_tag for task in TASKS.values()}
+    assert not (data.pipeline_tag and no_tag)
     assert "hvmodels" in data.tags
     assert set(METHODS) & set(data.tags)
     assert data.license
@@ -68,7 +98,7 @@ def test_metadata(card):
 
 def test_figures_are_of_the_task_of_the_card(card):
     for result in card.data.eval_results or []:
-        assert result.task_type == card.data.pipeline_tag
+        assert result.task_type == (card.data.pipeline_tag or "pose-refinement")
         assert isinstance(result.metric_value, int | float)
         assert result.dataset_type
         assert result.dataset_name
@@ -108,6 +138,11 @@ def test_ed_pose_is_not_for_commerce(ed_pose_card):
     assert ed_pose_card.data.license == "other"
     assert ed_pose_card.data.license_name == "idea-license-1.0"
     assert "on-commercial" in ed_pose_card.text
+
+
+@pytest.fixture(params=sorted(SEQUENCE_CARDS))
+def sequence_card(request):
+    return request.param, ModelCard.load(FOLDER / f"{request.param}.md")
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +222,55 @@ def test_snippets_of_rle_run(rle_card, tiny_rle_models, tmp_path, monkeypatch):
     for snippet in CODE.findall(card.text):
         exec(compile(snippet, "snippet", "exec"), {})
     assert Path("poses.png").is_file()
+
+
+def test_figures_of_pose_sequences_are_in_the_text_with_their_source(sequence_card):
+    name, card = sequence_card
+    cells = {value.strip() for line in card.text.splitlines() for cell in line.split("|") for value in cell.split("/")}
+    repository = "cure-lab" if not name.endswith(("mmpose", "mmhuman3d")) else "open-mmlab"
+    assert card.data.eval_results
+    for result in card.data.eval_results:
+        assert repository in result.source_url
+        assert "not measured again" in result.metric_name
+        assert f"{result.metric_value:.2f}" in cells
+
+
+def test_licence_of_pose_sequences(sequence_card):
+    """The authors' licence file and README contradict each other."""
+    name, card = sequence_card
+    if name.endswith(("mmpose", "mmhuman3d")):
+        assert card.data.license == "apache-2.0"
+    else:
+        assert (card.data.license, card.data.license_name) == ("other", "apache-2.0-and-research-only")
+        assert "non-commercial research only" in card.text
+
+
+def test_snippets_of_pose_sequences_run(sequence_card, tmp_path, monkeypatch):
+    name, card = sequence_card
+    monkeypatch.chdir(tmp_path)
+    [(method, folder)] = set(re.findall(r"^hvmodels convert (\S+) \S+ (\S+)$", card.text, re.MULTILINE))
+    joints, dims = map(
+        int, re.search(r"# \(frames, (\d+|joints), (\d)\)", card.text.replace("joints,", "5,")).groups()
+    )
+    smpl = "rotation_format" in card.text and "axis-angle" in card.text
+    if method == "smoothnet":
+        model = SmoothNetForPoseRefinement(SmoothNetConfig(hidden_size=8, intermediate_size=4, num_hidden_layers=1))
+        extractor = SmoothNetFeatureExtractor()
+    else:
+        sizes = {"hidden_size": 8, "encoder_layers": 1, "decoder_layers": 1, "num_intervals": 2}
+        config = DeciWatchConfig(num_joints=joints, joint_dim=6 if smpl else dims, **sizes)
+        model = DeciWatchForPoseRecovery(config)
+        extractor = DeciWatchFeatureExtractor(
+            num_joints=joints, joint_dim=config.joint_dim, normalization="image" if dims == 2 else "none"
+        )
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    assert folder == name
+    poses = np.random.default_rng(0).uniform(-0.5, 0.5, (40, joints, dims)).astype(np.float32)
+    np.save("poses.npy", 100 + 50 * poses if dims == 2 else poses)
+    for snippet in CODE.findall(card.text):
+        variables = {}
+        exec(compile(snippet, "snippet", "exec"), variables)
+        refined = variables["refined"] if "refined" in variables else variables["track"]["poses"]
+        assert refined.shape == poses.shape
+        assert np.isfinite(refined).all()

@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, send_to_device
 from optimization import MAX_GRAD_NORM, ExponentialMovingAverage
+from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 from transformers import AutoBackbone, AutoConfig, HfArgumentParser
 
@@ -32,7 +33,10 @@ from hvmodels.models.ed_pose import EDPoseConfig, EDPoseForPoseEstimation, EDPos
 METRICS_FILE, RECIPE_FILE = "metrics.json", "recipe.json"
 # What may differ between a run and its continuation.
 FREE_ON_RESUME = ("epochs", "num_workers", "log_every", "evaluation_batch_size")
-PATHS = ("train_annotations", "train_images", "validation_annotations", "validation_images", "model", "backbone")
+PATHS = (
+    "train_annotations", "train_images", "validation_annotations", "validation_images", "model", "backbone", "train_data",
+    "validation_data",
+)  # fmt: skip
 
 
 def option(default: Any, text: str) -> Any:
@@ -262,6 +266,27 @@ class ProcessShare(Sampler):
                 yield batch[part :: self.parts]
 
 
+class ShuffledShare(Sampler):
+    """The share of each random batch that one process takes; the incomplete last batch is left out."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, num_processes: int, process_index: int):
+        if batch_size % num_processes:
+            raise ValueError(f"`batch_size` ({batch_size}) must be a multiple of the processes, {num_processes}.")
+        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+        self.num_processes, self.process_index = num_processes, process_index
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        for batch in order[: len(self) * self.batch_size].reshape(len(self), self.batch_size):
+            yield batch[self.process_index :: self.num_processes].tolist()
+
+
 def seed_step(seed: int, step: int, process_index: int):
     """Seed the draws of a step (denoising, dropped paths), so that a resumed run repeats them and processes differ."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, process_index)).generate_state(1, np.uint64)[0] >> 1))
@@ -420,6 +445,52 @@ class Run:
 
     def finish(self):
         print(f"best: {describe(self.best)}", flush=True)
+
+
+class LastWeightsRun:
+    """Results of a run in its folder: the last weights and `metrics.json`, after each evaluation.
+
+    Args:
+        recipe: Settings of the run, a dataclass.
+        processor: Image processor or feature extractor of the model.
+        output_dir: The folder.
+        measure: Gives the figures of a model when called with it and the accelerator; None for no evaluation.
+    """
+
+    def __init__(
+        self,
+        recipe: Any,
+        processor: Any,
+        output_dir: Path,
+        measure: Callable[[nn.Module, Accelerator], dict[str, float]] | None,
+    ):
+        self.recipe, self.processor, self.output_dir, self.measure = recipe, processor, output_dir, measure
+        self.history: list[dict[str, float]] = []
+
+    def restore(self, epoch: int):
+        """Take up the history up to `epoch`."""
+        report = json.loads((self.output_dir / METRICS_FILE).read_text())
+        self.history = [entry for entry in report["history"] if entry["epoch"] <= epoch]
+
+    def evaluate(
+        self, model: nn.Module, average: ExponentialMovingAverage | None, accelerator: Accelerator, **entry: Any
+    ) -> dict[str, float]:
+        """Evaluate the averaged weights (or the weights), keep them, and note the result."""
+        if not math.isfinite(entry["train_loss"]):
+            raise ValueError("Training diverged: the loss is not finite. Lower `learning_rate`.")
+        with nullcontext() if average is None else average.applied(model):
+            if self.measure is not None:
+                entry |= self.measure(model, accelerator)
+            self.history.append(entry)
+            if accelerator.is_main_process:
+                model.save_pretrained(self.output_dir)
+                self.processor.save_pretrained(self.output_dir)
+                report = {"history": self.history, "recipe": asdict(self.recipe)}
+                report["num_processes"] = accelerator.num_processes
+                write_json(report, self.output_dir / METRICS_FILE)
+                figures = (f"{name} {value:.4g}" for name, value in entry.items() if name != "epoch")
+                print(f"epoch {entry['epoch']}: {', '.join(figures)}", flush=True)
+        return entry
 
 
 def describe(entry: Mapping[str, float]) -> str:

@@ -10,6 +10,10 @@ from .models.forecasting import (
     LTSFLinearFeatureExtractor,
     LTSFLinearForPrediction,
     LTSFLinearModel,
+    SCINetConfig,
+    SCINetFeatureExtractor,
+    SCINetForPrediction,
+    SCINetModel,
     TimeSeries,
     read_series,
 )
@@ -24,7 +28,12 @@ from .models.pose_sequence import (
     SmoothNetModel,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
-from .pipelines import PoseEstimationPipeline, PoseRefinementPipeline, TimeSeriesForecastingPipeline
+from .pipelines import (
+    PoseEstimationPipeline,
+    PoseRefinementPipeline,
+    TimeSeriesForecastingPipeline,
+    VideoPoseEstimationPipeline,
+)
 from .pose_sequences import PoseSequence, PoseTrack
 
 
@@ -57,12 +66,17 @@ __all__ = [
     "RLEImageProcessor",
     "RLELoss",
     "RLEModel",
+    "SCINetConfig",
+    "SCINetFeatureExtractor",
+    "SCINetForPrediction",
+    "SCINetModel",
     "SmoothNetConfig",
     "SmoothNetFeatureExtractor",
     "SmoothNetForPoseRefinement",
     "SmoothNetModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
+    "VideoPoseEstimationPipeline",
     "default_model",
     "read_series",
 ]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers.utils import logging
 
 from .methods import METHODS, TASKS, default_model, method_of
 from .pipelines.pipeline_pose_estimation import DETECTOR_NMS_THRESHOLD, IMAGE_SUFFIXES
+from .video import VIDEO_SUFFIXES
 
 
 app = typer.Typer(
@@ -25,7 +27,28 @@ app = typer.Typer(
 )
 EXAMPLE_SERIES = "assets/air_passengers.csv"
 EXAMPLE_PICTURE = "grace_hopper.jpg"
+DEFAULT_COVERAGE = 0.9
+MAX_TRACKS_SHOWN = 20
 EXAMPLE_BOX = (-200, 0, 912, 1900)  # of the whole person, most of whom is below the edge of the portrait
+POSE_SUFFIXES = {".json", ".npz"}
+POSE_OPTIONS = {
+    "threshold",
+    "top_k",
+    "nms_threshold",
+    "batch_size",
+    "boxes",
+    "detector",
+    "detector_threshold",
+    "keypoint_threshold",
+    "flip_test",
+}
+VIDEO_OPTIONS = {"interval", "poses", "smooth", "recover", "max_gap", "frame_rate", "layout", "trails"}
+PREDICT_OPTIONS = {
+    "time-series-forecasting": {"prediction_length", "interval", "period", "missing_values"},
+    "pose-estimation": POSE_OPTIONS,
+    "video-pose-estimation": POSE_OPTIONS | VIDEO_OPTIONS,
+    "pose-refinement": {"batch_size", "frame_rate"},
+}
 
 
 @app.command("list")
@@ -59,30 +82,46 @@ def info(
 
 @app.command()
 def predict(
+    context: typer.Context,
     data: Annotated[
         str | None,
         typer.Argument(
             help="CSV file of a series with one row a time step, an embedded example if absent; "
-            "or, for poses, an image, a folder of images, or a URL, a portrait from matplotlib if absent."
+            "or, for poses, an image, a folder of images, or a URL, a portrait from matplotlib if absent; "
+            "or a video, with --task video-pose-estimation also a folder of frames or the number of a camera; "
+            "or a file of tracked poses to refine."
         ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model folder or repository on the Hub; the embedded default if absent.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="CSV file for the forecast; JSON file for poses.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file for the forecast; JSON file for poses; .npz or .json file for poses of a video or refined ones."
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
             help="Picture file (png, pdf, svg) of history and forecast; for poses the picture with them, "
-            "or a folder for such pictures."
+            "or a folder for such pictures; for a video the video (mp4) with them."
         ),
     ] = None,
     prediction_length: Annotated[int | None, typer.Option(help="Steps to forecast.")] = None,
-    interval: Annotated[float | None, typer.Option(help="Coverage of prediction intervals.")] = 0.9,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            help="Coverage of prediction intervals, 0.9 if absent; videos: look for persons in every so many frames only."
+        ),
+    ] = None,
     period: Annotated[int | None, typer.Option(help="Steps a season; found from the dates if absent.")] = None,
     missing_values: Annotated[str | None, typer.Option(help="raise, forward_fill or interpolate.")] = None,
     task: Annotated[str | None, typer.Option(help="Pipeline task; that of the model, or of the kind of file.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Poses: least score of a person; 0.3 if absent.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Poses: least score of a person; 0.3 if absent, 0.4 for those followed in a video."),
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Poses: persons an image at most.")] = None,
     nms_threshold: Annotated[
         float | None, typer.Option(help="Poses: drop persons that are more similar (OKS) to one of higher score.")
@@ -95,7 +134,8 @@ def predict(
         typer.Option(
             help="Poses by top-down models: a person's box as x,y,width,height in pixels, repeated for more persons; or a "
             "JSON file of a list of such boxes, for a folder of an object of such lists by file name. "
-            "Without boxes and detector the whole picture is one box."
+            "Without boxes and detector the whole picture is one box. Videos: boxes of the first frame; without, one "
+            "person is searched for."
         ),
     ] = None,
     detector: Annotated[
@@ -119,34 +159,64 @@ def predict(
             help="Poses by top-down models: average with the mirrored crops, in twice the time.", show_default=False
         ),
     ] = None,
+    poses: Annotated[
+        Path | None,
+        typer.Option(
+            help="Videos: file or folder of poses that were found already, by this package or another program."
+        ),
+    ] = None,
+    smooth: Annotated[
+        str | None,
+        typer.Option(
+            help="Videos: one-euro, savitzky-golay, gaussian, a SmoothNet's folder or repository, or none; the embedded "
+            "SmoothNet if absent and every frame is looked at."
+        ),
+    ] = None,
+    recover: Annotated[
+        str | None,
+        typer.Option(
+            help="Videos with --interval: a DeciWatch's folder or repository, or none for straight lines; the embedded one "
+            "if absent."
+        ),
+    ] = None,
+    max_gap: Annotated[
+        int | None, typer.Option(help="Videos: frames that a person may be out of sight for; a second if absent.")
+    ] = None,
+    frame_rate: Annotated[
+        float | None,
+        typer.Option(help="Videos: resample to so many frames a second. Poses to refine: what they have."),
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="Videos: overlay or side_by_side, of the drawn video.")] = None,
+    trails: Annotated[int | None, typer.Option(help="Videos: frames for which persons leave a trail.")] = None,
 ):
-    """Forecast a series, in its own units and dates; or find the persons in images and their keypoints."""
-    series_options = {"prediction_length": prediction_length, "period": period, "missing_values": missing_values}
-    pose_options = {
-        "threshold": threshold,
-        "top_k": top_k,
-        "nms_threshold": nms_threshold,
-        "batch_size": batch_size,
-        "boxes": boxes or None,
-        "detector": detector,
-        "detector_threshold": detector_threshold,
-        "flip_test": flip_test,
+    """Forecast a series, in its own units and dates; find the persons in images and videos; refine tracked poses."""
+    task = _task_of(task, model, data)
+    common = ("data", "model", "output", "plot", "task")
+    options = {
+        name: value for name, value in context.params.items() if name not in common and value not in (None, [], ())
     }
-    if _task_of(task, model, data) == "pose-estimation":
-        _refuse("pose-estimation", series_options)
-        _predict_poses(data, model, output, plot, keypoint_threshold or 0.0, pose_options)
-        return
-    _refuse("time-series-forecasting", {**pose_options, "keypoint_threshold": keypoint_threshold})
+    _refuse(task, {name: value for name, value in options.items() if name not in PREDICT_OPTIONS[task]})
+    predict_task = {
+        "time-series-forecasting": _forecast,
+        "pose-estimation": _predict_poses,
+        "video-pose-estimation": _predict_video,
+        "pose-refinement": _refine_poses,
+    }[task]
+    predict_task(data, model or default_model(task), output, plot, **options)
+
+
+def _forecast(data: str | None, model: str, output: Path | None, plot: Path | None, **options: Any):
     if data is None:
-        data, prediction_length = files("hvmodels") / EXAMPLE_SERIES, prediction_length or 24
+        data = files("hvmodels") / EXAMPLE_SERIES
+        options.setdefault("prediction_length", 24)
         typer.echo("Embedded example: monthly airline passengers 1949-1960, in thousands (Box and Jenkins, series G).")
-    task = TASKS["time-series-forecasting"]
-    forecaster = pipeline(task.name, model=model or default_model(task.name))
-    options = {"prediction_length": prediction_length, "period": period, "missing_values": missing_values}
+    forecaster = pipeline("time-series-forecasting", model=model)
     try:
-        forecast = forecaster(str(data), interval=interval, **options)
+        forecast = forecaster(str(data), **{"interval": DEFAULT_COVERAGE, **options})
     except ValueError as error:
-        if "interval" not in str(error) or interval != 0.9:  # the default coverage is a wish, a given one a demand
+        if (
+            "interval" not in str(error) or "interval" in options
+        ):  # the default coverage is a wish, a given one a demand
             raise
         typer.echo(f"No intervals: {error}")
         forecast = forecaster(str(data), **options)
@@ -160,7 +230,7 @@ def predict(
         from .visualization.forecasting import plot_forecast
 
         plot.parent.mkdir(parents=True, exist_ok=True)
-        series = forecaster.feature_extractor.read(str(data), missing_values)
+        series = forecaster.feature_extractor.read(str(data), options.get("missing_values"))
         plot_forecast(series, forecast).savefig(plot, dpi=120)
         typer.echo(f"Wrote {plot}")
 
@@ -179,16 +249,15 @@ def describe_report(report: dict[str, Any]) -> str:
 
 def _predict_poses(
     data: str | None,
-    model: str | None,
+    model: str,
     output: Path | None,
     plot: Path | None,
-    keypoint_threshold: float,
-    options: dict,
+    keypoint_threshold: float = 0.0,
+    **options: Any,
 ):
     from .pipelines.pipeline_pose_estimation import image_files, read_image
     from .visualization.poses import draw_poses
 
-    model = model or default_model("pose-estimation")
     is_example = data is None
     if is_example:
         data = example_picture()
@@ -202,7 +271,6 @@ def _predict_poses(
     if is_folder and plot_is_file:
         raise ValueError(f"`--plot` must be a folder for the pictures of a folder, got {str(plot)!r}.")
     estimator = pipeline("pose-estimation", model=model)
-    options = {name: value for name, value in options.items() if value is not None}
     if "boxes" in options:
         options["boxes"] = _read_boxes(options["boxes"], names, is_folder)
     elif estimator.is_top_down and is_example and "detector" not in options:
@@ -228,6 +296,72 @@ def _predict_poses(
         typer.echo(f"Wrote {output}")
     if plot is not None:
         typer.echo(f"Wrote {plot}")
+
+
+def _predict_video(data: str | None, model: str, output: Path | None, plot: Path | None, **options: Any):
+    from .datasets.pose_formats import read_poses
+
+    if data is None:
+        raise ValueError("video-pose-estimation needs a video: a file, a folder of frames, or the number of a camera.")
+    for name in ("smooth", "recover"):
+        if options.get(name) == "none":
+            options[name] = None
+    if "interval" in options:
+        if not options["interval"].is_integer():
+            raise ValueError(f"`--interval` must be a number of frames for a video, got {options['interval']}.")
+        options["interval"] = int(options["interval"])
+    if "boxes" in options:
+        (options["boxes"],) = _read_boxes(options["boxes"], [data], is_folder=False)
+    if "poses" in options:
+        options["poses"] = read_poses(options["poses"])
+    estimator = pipeline("video-pose-estimation", model=model)
+    if estimator.is_top_down and not {"boxes", "detector", "poses"} & set(options):
+        typer.echo("One person is searched for, where something moves; --boxes or --detector tell where persons are.")
+    start = time.perf_counter()
+    video = int(data) if data.isdecimal() and not Path(data).exists() else data
+    sequence = estimator(video, output=output, output_video=plot, **options)
+    width, height = sequence.image_size
+    typer.echo(
+        f"{data}: {sequence.num_frames} frames of {width} x {height} pixels, {sequence.frame_rate:.4g} a second; persons were "
+        f"looked for in {sequence.num_detected_frames}; {time.perf_counter() - start:.1f} s"
+    )
+    _describe_tracks(sequence)
+    for path in (output, plot):
+        if path is not None:
+            typer.echo(f"Wrote {path}")
+
+
+def _refine_poses(
+    data: str | None,
+    model: str,
+    output: Path | None,
+    plot: Path | None,
+    batch_size: int | None = None,
+    frame_rate: float | None = None,
+):
+    if data is None:
+        raise ValueError("pose-refinement needs a file of tracked poses, such as the .npz of video-pose-estimation.")
+    _refuse("pose-refinement", {"plot": plot})
+    options = {"batch_size": batch_size, "frame_rate": frame_rate}
+    refiner = pipeline("pose-refinement", model=model)
+    sequence = refiner(data, **{name: value for name, value in options.items() if value is not None})
+    typer.echo(f"{data}: {sequence.num_frames} frames")
+    _describe_tracks(sequence)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        sequence.save(output)
+        typer.echo(f"Wrote {output}")
+
+
+def _describe_tracks(sequence: Any):
+    """A line a track, the longest twenty."""
+    longest = sorted(sequence.tracks, key=len, reverse=True)[:MAX_TRACKS_SHOWN]
+    for track in sorted(longest, key=lambda track: track.start):
+        scores = [] if track.person_scores is None else track.person_scores[track.person_scores > 0]
+        mean = f", score {scores.mean():.2f}" if len(scores) else ""
+        typer.echo(f"track {track.track_id}: frames {track.start} to {track.end - 1}{mean}")
+    if len(sequence.tracks) > len(longest):
+        typer.echo(f"and {len(sequence.tracks) - len(longest)} shorter tracks")
 
 
 def example_picture() -> str:
@@ -433,8 +567,12 @@ def _task_of(task: str | None, model: str | None, data: str | None) -> str:
     if model is not None:
         with suppress(OSError, ValueError, KeyError):  # another package's model, or none: the pipeline will tell
             task = method_of(AutoConfig.from_pretrained(model).model_type).task
+    suffix = "" if data is None else Path(urlsplit(data).path).suffix.lower()
+    if suffix in VIDEO_SUFFIXES and task in (None, "pose-estimation"):
+        return "video-pose-estimation"
     if task is None and data is not None:
-        suffix = Path(urlsplit(data).path).suffix.lower()
+        if suffix in POSE_SUFFIXES:
+            return "pose-refinement"
         is_picture = suffix in IMAGE_SUFFIXES or ("://" not in data and Path(data).is_dir())
         task = "pose-estimation" if is_picture else None
     return task or "time-series-forecasting"

@@ -13,7 +13,12 @@ from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models import ed_pose, forecasting, pose_sequence, rle
-from .pipelines import PoseEstimationPipeline, PoseRefinementPipeline, TimeSeriesForecastingPipeline
+from .pipelines import (
+    PoseEstimationPipeline,
+    PoseRefinementPipeline,
+    TimeSeriesForecastingPipeline,
+    VideoPoseEstimationPipeline,
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ TASKS = {
             auto_model="AutoModelForTimeSeriesPrediction",
             input_type="multimodal",
             hub_tag="pose-refinement",
+            default_model="assets/smoothnet-any-pose",
         ),
         Task(
             name="time-series-forecasting",
@@ -123,6 +129,14 @@ TASKS = {
             input_type="multimodal",
             hub_tag="time-series-forecasting",
             default_model="assets/nlinear-any-series",
+        ),
+        Task(
+            name="video-pose-estimation",
+            pipeline=VideoPoseEstimationPipeline,
+            auto_model="AutoModelForPoseEstimation",
+            input_type="video",
+            hub_tag="video-pose-estimation",
+            default_model="assets/rle-lite0-halpe19",
         ),
     )
 }
@@ -141,6 +155,18 @@ METHODS = {
             feature_extractor=forecasting.LTSFLinearFeatureExtractor,
             task="time-series-forecasting",
             converter="ltsf_linear:convert",
+        ),
+        Method(
+            name="scinet",
+            title="SCINet",
+            paper="2106.09305",
+            original="cure-lab/SCINet",
+            config=forecasting.SCINetConfig,
+            model=forecasting.SCINetModel,
+            heads={"AutoModelForTimeSeriesPrediction": forecasting.SCINetForPrediction},
+            feature_extractor=forecasting.SCINetFeatureExtractor,
+            task="time-series-forecasting",
+            converter="scinet:convert",
         ),
         Method(
             name="ed-pose",
@@ -189,6 +215,7 @@ METHODS = {
             model=pose_sequence.DeciWatchModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.DeciWatchForPoseRecovery},
             feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
+            task="pose-refinement",
             converter="deciwatch:convert",
         ),
     )

@@ -210,10 +210,11 @@ class PoseSequence:
                 active.append(waiting.pop())
             active = sorted((entry for entry in active if entry[1].end > index), key=lambda entry: entry[0])
             rows = ((track, index - track.start) for _, track in active)
-            yield [self._person(track, row) for track, row in rows if not track.missing[row].all()]
+            yield [self._person(track, row) for track, row in rows if not np.isnan(track.keypoints[row, :, 0]).all()]
 
     def _person(self, track: PoseTrack, row: int) -> dict[str, Any]:
-        keypoints, missing = track.keypoints[row], track.missing[row]
+        keypoints = track.keypoints[row]
+        missing = np.isnan(keypoints[:, 0])
         scores = np.ones(len(keypoints)) if track.scores is None else np.nan_to_num(track.scores[row], nan=1.0)
         scores = np.where(missing, 0.0, scores)
         score = np.nan if track.person_scores is None else track.person_scores[row]

@@ -1,6 +1,6 @@
-"""Which person of one frame is which of the next: matching of poses and boxes, with the motion of each carried on.
+"""Persons from one frame to the next: which is which (`PoseTracker`), and where to look for one (`BoxFollower`).
 
-Online and small: similarity is the mean of OKS and of the IoU of the boxes (the box term alone where there are no
+The tracker is online and small: similarity is the mean of OKS and of the IoU of the boxes (the box term alone where there are no
 keypoints), persons and tracks are matched one to one so that the sum of it is highest, and between sightings a track moves
 on at its velocity. Low-scoring persons can only continue a track, as in ByteTrack (arXiv 2110.06864); boxes are widened
 the longer a track was not seen, as in C-BIoU (arXiv 2211.14317), which is what lets every N-th frame do.
@@ -11,11 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .metrics.oks import AREA_PER_BOX, object_keypoint_similarity
+from .metrics.oks import AREA_PER_BOX, object_keypoint_similarity, oks_nms
 
 
 SLACK_PER_FRAME, MAX_SLACK = 0.03, 0.4
 """A box is widened on each side by this share of its size (the root of its area) for each frame since it was seen."""
+
+MARGIN, CHANGE_PER_FRAME, MAX_CHANGE = 0.15, 0.02, 0.1
+"""Of the boxes that are followed: margin about the keypoints, and how fast sides may change and widen out of sight.
+
+Chosen by the mean score of the embedded pose model's persons on three clips, looking at every frame, every second and every
+tenth."""
+MAX_FRAMES_MOVING = 15
+"""For which a person who is out of sight is taken to move on."""
+SAME_PERSON = 0.7
+"""OKS above which two boxes that are followed have come upon one person."""
 
 
 @dataclass
@@ -164,6 +174,105 @@ class PoseTracker:
         return similarities
 
 
+@dataclass
+class _Followed:
+    """A person that is followed: centre and size of the box, in pixels, where it was last seen."""
+
+    frame: int
+    centre: np.ndarray
+    size: np.ndarray
+    velocity: np.ndarray
+    sightings: int = 1
+
+    def corners_at(self, frame: int) -> np.ndarray:
+        """(4,): moved on, and the wider the longer it was not seen."""
+        elapsed = frame - self.frame
+        centre = self.centre + self.velocity * min(elapsed, MAX_FRAMES_MOVING)
+        half = self.size / 2 * (1 + min(CHANGE_PER_FRAME * max(elapsed - 1, 0), MAX_SLACK))
+        return np.concatenate([centre - half, centre + half])
+
+
+class BoxFollower:
+    """Boxes for a model that looks at one person at a time, each from the last pose of its person: no detector is needed.
+
+    A box is the one around the keypoints with a margin of 15 % of the longer side; it grows and shrinks slowly and moves at the person's
+    velocity. Whoever is not found is looked for in a box that widens, for `max_gap` frames, and then given up, as is who
+    leaves the picture. If two boxes come upon one person, the one of lower score has lost its own.
+
+    Args:
+        boxes: (x, y, width, height) in pixels of each person in the first frame.
+        size: Width and height of the picture.
+        sigmas: OKS standard deviations of the keypoints, by which two are known for one; without, they are not.
+        max_gap: Frames.
+        min_score: Persons of a lower score are not found.
+        frame: Number of the first frame.
+        first_id: Identifier of the first person; the others count on.
+    """
+
+    def __init__(
+        self,
+        boxes: Sequence[Sequence[float]],
+        size: tuple[int, int],
+        sigmas: Sequence[float] | None = None,
+        max_gap: int = 30,
+        min_score: float = 0.4,
+        frame: int = 0,
+        first_id: int = 1,
+    ):
+        self.size, self.sigmas, self.max_gap, self.min_score = np.array(size, dtype=float), sigmas, max_gap, min_score
+        self._persons: dict[int, _Followed] = {}
+        for track_id, box in enumerate(np.asarray(boxes, dtype=float).reshape(-1, 4), start=first_id):
+            self._persons[track_id] = _Followed(frame, box[:2] + box[2:] / 2, box[2:], np.zeros(2), sightings=0)
+
+    def boxes_at(self, frame: int) -> dict[int, tuple[float, float, float, float]]:
+        """(x, y, width, height) of each person that is still followed, within the picture, by identifier."""
+        boxes = {}
+        for track_id, person in list(self._persons.items()):
+            corners = person.corners_at(frame)
+            low, high = np.maximum(corners[:2], 0), np.minimum(corners[2:], self.size)
+            is_outside = (high - low < 2).any() or (high - low).prod() < 0.1 * (corners[2:] - corners[:2]).prod()
+            if is_outside or frame - person.frame - 1 > self.max_gap:
+                del self._persons[track_id]
+            else:
+                boxes[track_id] = (*low.tolist(), *(high - low).tolist())
+        return boxes
+
+    def update(self, frame: int, keypoints: dict[int, np.ndarray], scores: dict[int, float]) -> list[int]:
+        """Go on from what was found in the boxes; gives the identifiers of those who were.
+
+        Args:
+            frame: Its number; the same again for a closer look at who was found in it.
+            keypoints: (keypoints, 2) of each person in pixels, by identifier.
+            scores: Of each person, by identifier.
+        """
+        found = [track_id for track_id in keypoints if scores[track_id] >= self.min_score]
+        if self.sigmas is not None and len(found) > 1:
+            areas = [AREA_PER_BOX * np.prod(self._persons[track_id].size) for track_id in found]
+            kept = oks_nms(
+                np.array([keypoints[track_id] for track_id in found]),
+                np.array([scores[track_id] for track_id in found]),
+                np.array(areas),
+                self.sigmas,
+                SAME_PERSON,
+            )
+            found = [found[index] for index in sorted(kept)]
+        for track_id in found:
+            person, points = self._persons[track_id], keypoints[track_id]
+            elapsed = frame - person.frame
+            low, high = points.min(axis=0), points.max(axis=0)
+            size = high - low + 2 * MARGIN * (high - low).max()
+            if person.sightings:  # the first box may be anything
+                change = min(CHANGE_PER_FRAME * max(elapsed, 1), MAX_CHANGE)
+                size = np.clip(size, person.size * (1 - change), person.size * (1 + change))
+            if person.sightings and elapsed:
+                weight = 1.0 if person.sightings == 1 else 1 - 0.5**elapsed
+                moved = (low + high) / 2 - person.centre
+                person.velocity = (1 - weight) * person.velocity + weight * moved / elapsed
+            person.centre, person.size = (low + high) / 2, np.maximum(size, 2)
+            person.frame, person.sightings = frame, person.sightings + (elapsed > 0 or not person.sightings)
+        return found
+
+
 def _widen(boxes: np.ndarray, slack: float) -> np.ndarray:
     size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     margin = slack * np.sqrt(size.prod(axis=1, keepdims=True))
@@ -219,4 +328,4 @@ def assign(similarities: np.ndarray) -> list[tuple[int, int]]:
     return sorted((int(row_of[column]), column) for column in range(columns) if row_of[column] >= 0)
 
 
-__all__ = ["PoseTracker", "assign"]
+__all__ = ["BoxFollower", "PoseTracker", "assign"]

@@ -12,7 +12,7 @@ from hvmodels.datasets.pose_sequence import (
     PosePair,
     PoseWindows,
     all_windows,
-    normalize_by_image,
+    prepare_pair,
     read_detections,
     read_motion,
     read_released,
@@ -20,6 +20,7 @@ from hvmodels.datasets.pose_sequence import (
     smoothnet_windows,
 )
 from hvmodels.datasets.sequence_archives import convert_sequence_archive, write_sequence_archive
+from hvmodels.models.pose_sequence import SmoothNetFeatureExtractor
 
 
 def objects(values):
@@ -102,11 +103,9 @@ def test_pictures_of_jhmdb(tmp_path):
     poses, _ = make_release(tmp_path, *files, key="joints_2d", **extra)
     pair = read_released(tmp_path, "deciwatch", "jhmdb", "simplepose", "2D", "test")[1]
     assert pair.image_size == (320, 240) and pair.boxes.tolist() == [[10, 20, 50, 90]] * 2
-    normalized = normalize_by_image(pair, scale=2, offset=-1)
+    extractor = SmoothNetFeatureExtractor(normalization="image", image_scale=2, image_offset=-1)
     expected = poses[1].reshape(2, 17, 2) / (320, 240) * 2 - 1
-    np.testing.assert_allclose(normalized.poses, expected, atol=1e-6)
-    with pytest.raises(ValueError, match="must be in pixels of a picture of known size, got 'image'"):
-        normalize_by_image(normalized, 1, 0)
+    np.testing.assert_allclose(prepare_pair(pair, extractor).poses, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -122,18 +121,19 @@ def test_windows_of_the_originals(shared_data, case, window, sampler):
     """The same windows in the same order, and the same values in them."""
     stored = load_file(shared_data / "parity" / case / "io.safetensors")
     dims = 2 if "2d" in case else 3
+    options = {
+        "h36m_2d_w8": {"normalization": "image", "image_scale": 2, "image_offset": -1},
+        "h36m_3d_w32": {"unit": "metre"},
+        "h36m_3d_n10_q2": {"unit": "metre", "root_indices": [0]},
+        "jhmdb_2d_n5_q3": {"normalization": "image"},
+    }[case.rpartition("/")[2]]
     pairs = []
     for index in range(3):
         poses, targets = (stored[f"input.{kind}.{index}"] for kind in ("pred", "gt"))
         poses, targets = (values.reshape(len(values), -1, dims) for values in (poses, targets))
-        if case == "deciwatch/h36m_3d_n10_q2":
-            poses, targets = (values - values[:, :1] for values in (poses, targets))
-        pair = PosePair("", poses, targets, "pixel" if dims == 2 else "metre", image_size=(1000, 1000))
-        if case == "smoothnet/h36m_2d_w8":
-            pair = normalize_by_image(pair, 2, -1)
-        if case == "deciwatch/jhmdb_2d_n5_q3":
-            pair = normalize_by_image(PosePair("", poses, targets, "pixel", image_size=(320, 240)), 1, 0)
-        pairs.append(pair)
+        height, width, _ = stored.get(f"input.imgshape.{index}", (1000, 1000, 3))
+        pair = PosePair("", poses, targets, "pixel" if dims == 2 else "metre", image_size=(width, height))
+        pairs.append(prepare_pair(pair, SmoothNetFeatureExtractor(**options)))
     windows = PoseWindows(pairs, window, sampler, short_sequence="zeros")
     np.testing.assert_array_equal(windows.index, stored["output.train_index_map"])
     batches = {"h36m_2d_w8": [18, 39, 5, 36, 1, 37], "h36m_3d_w32": [12, 9, 5, 71, 39],

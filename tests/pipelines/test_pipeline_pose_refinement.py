@@ -12,6 +12,9 @@ from transformers import pipeline
 
 import hvmodels
 from hvmodels import (
+    DeciWatchConfig,
+    DeciWatchFeatureExtractor,
+    DeciWatchForPoseRecovery,
     PoseRefinementPipeline,
     PoseSequence,
     PoseTrack,
@@ -22,7 +25,6 @@ from hvmodels import (
 from hvmodels.datasets.pose_formats import write_coco, write_openpose
 from hvmodels.hub import export
 from hvmodels.keypoint_sets import COCO17
-from hvmodels.models.pose_sequence import DeciWatchFeatureExtractor
 from hvmodels.models.pose_sequence.rotations_pose_sequence import convert_rotations
 from hvmodels.pipelines.pose_recovery import refine_tracks
 
@@ -209,9 +211,8 @@ def test_rotations(rotation_format):
 
 
 def deciwatch(names, dims=2):
-    modeling = pytest.importorskip("hvmodels.models.pose_sequence.modeling_deciwatch")
     torch.manual_seed(0)
-    config = modeling.DeciWatchConfig(
+    config = DeciWatchConfig(
         num_joints=len(names),
         joint_dim=dims,
         sample_interval=5,
@@ -224,7 +225,7 @@ def deciwatch(names, dims=2):
         window_normalization="person",
     )
     features = DeciWatchFeatureExtractor(sample_interval=5, keypoint_names=list(names), joint_dim=dims)
-    return modeling.DeciWatchForPoseRecovery(config).eval(), features
+    return DeciWatchForPoseRecovery(config).eval(), features
 
 
 def test_deciwatch():

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.polynomial import Polynomial
 from safetensors.numpy import load_file
 
 from hvmodels.smoothing.filters import GaussianFilter, OneEuroFilter, SavitzkyGolayFilter, moving_median
@@ -73,13 +74,17 @@ def test_one_euro_counts_in_seconds(poses, frame_rate, beta):
     np.testing.assert_allclose(filtered, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 9, 10, 11, 64, 83])
+@pytest.mark.parametrize("frames", [1, 2, 9, 10, 11, 40])
 @pytest.mark.parametrize(("window", "order"), [(11, 2), (5, 3), (31, 0), (1, 0)])
-def test_savitzky_golay_is_scipys(poses, frames, window, order):
-    scipy_filter = pytest.importorskip("scipy.signal").savgol_filter
-    window_there = min(window, frames - 1 + frames % 2)
-    expected = scipy_filter(poses[:frames], window_there, min(order, window_there - 1), axis=0)
-    np.testing.assert_allclose(SavitzkyGolayFilter(window, order).filter(poses[:frames]), expected, atol=1e-9)
+def test_savitzky_golay_fits_polynomials(poses, frames, window, order):
+    poses, size = poses[:frames, :2, 0], min(window, frames - 1 + frames % 2)
+    expected = []
+    for frame in range(frames):
+        first = min(max(frame - size // 2, 0), frames - size)
+        times = np.arange(first, first + size) - frame
+        fits = [Polynomial.fit(times, channel, min(order, size - 1)) for channel in poses[first : first + size].T]
+        expected.append([fit(0) for fit in fits])
+    np.testing.assert_allclose(SavitzkyGolayFilter(window, order).filter(poses), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 9, 83])

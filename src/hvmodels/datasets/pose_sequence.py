@@ -5,7 +5,7 @@ with simulated detections (`cmu_*.npz`). `PoseWindows` takes every window once, 
 which leaves some windows out and takes others several times.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -22,6 +22,8 @@ from .sequence_archives import read_sequence_archive
 KEYS = {"2D": ("joints_2d", 2), "3D": ("joints_3d", 3), "smpl": ("pose", 3)}
 """Name and numbers a joint of each representation in the released archives."""
 UNITS = {"2D": "pixel", "3D": "metre", "smpl": "axis_angle"}
+NETWORK_UNIT = "network"
+"""Unit of poses as a network reads them, see `prepare_pair`."""
 HUMAN36M_TO_LSP14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
 """Joint of the released 17 (left first) for each of the 14 that 3DPW is measured on."""
 HUMAN36M_IMAGE_SIZE = (1000, 1000)
@@ -37,7 +39,7 @@ class PosePair:
         name: Name of the sequence.
         poses: (frames, joints, dims) estimates.
         targets: Same shape.
-        unit: `"pixel"`, `"metre"`, `"millimetre"` or `"axis_angle"` (radians).
+        unit: `"pixel"`, `"metre"`, `"millimetre"`, `"axis_angle"` (radians), or `NETWORK_UNIT`.
         scores: (frames, joints) confidences, if known.
         image_size: Width and height in pixels, if known.
         boxes: (frames, 4) corners of the person's box in pixels, if known.
@@ -283,22 +285,25 @@ def _read_plain(path: str | PathLike, names: Sequence[str]) -> dict[str, np.ndar
         ) from error
 
 
-def normalize_by_image(pair: PosePair, scale: float, offset: float) -> PosePair:
-    """2-D poses in units of the picture, `pixel / (width, height) * scale + offset`, as the released models read them.
+def prepare_pair(pair: PosePair, extractor: Callable[..., Mapping]) -> PosePair:
+    """The pair as a network reads it: units, picture, root and rotations by its feature extractor.
 
     Args:
-        pair: Poses in pixels, with their image size.
-        scale: 2 for Human3.6M, 1 for Sub-JHMDB.
-        offset: -1 for Human3.6M; for Sub-JHMDB -0.5 in SmoothNet and 0 in DeciWatch.
-
-    Raises:
-        ValueError: If the poses are not in pixels or the size of the picture is unknown.
+        pair: Poses in their own unit.
+        extractor: A `PoseSequenceFeatureExtractor`; it fills missing joints, too.
     """
-    if pair.unit != "pixel" or pair.image_size is None:
-        raise ValueError(f"{pair.name!r} must be in pixels of a picture of known size, got {pair.unit!r}.")
-    size = np.asarray(pair.image_size, dtype=np.float32)
-    poses, targets = (values / size * scale + offset for values in (pair.poses, pair.targets))
-    return replace(pair, poses=poses, targets=targets, unit="image")
+    poses, targets = (
+        np.asarray(extractor(values, **extractor_options(pair))["pose_values"])[0]
+        for values in (pair.poses, pair.targets)
+    )
+    return replace(pair, poses=poses, targets=targets, unit=NETWORK_UNIT, scores=None)
+
+
+def extractor_options(pair: PosePair) -> dict[str, Any]:
+    """What a `PoseSequenceFeatureExtractor` has to be told of the poses, as its keyword arguments."""
+    if pair.unit == "axis_angle":
+        return {"rotation_format": "axis_angle"}
+    return {"unit": pair.unit, "image_size": pair.image_size}
 
 
 def all_windows(lengths: Sequence[int], window_size: int) -> np.ndarray:
@@ -424,7 +429,8 @@ __all__ = [
     "PoseWindows",
     "all_windows",
     "deciwatch_windows",
-    "normalize_by_image",
+    "extractor_options",
+    "prepare_pair",
     "read_detections",
     "read_motion",
     "read_released",

@@ -3,6 +3,12 @@
 from .pipeline_pose_estimation import PoseEstimationPipeline
 from .pipeline_pose_refinement import PoseRefinementPipeline
 from .pipeline_time_series_forecasting import TimeSeriesForecastingPipeline
+from .pipeline_video_pose_estimation import VideoPoseEstimationPipeline
 
 
-__all__ = ["PoseEstimationPipeline", "PoseRefinementPipeline", "TimeSeriesForecastingPipeline"]
+__all__ = [
+    "PoseEstimationPipeline",
+    "PoseRefinementPipeline",
+    "TimeSeriesForecastingPipeline",
+    "VideoPoseEstimationPipeline",
+]

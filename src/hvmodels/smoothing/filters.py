@@ -22,6 +22,10 @@ from typing import Any, Literal
 import numpy as np
 
 
+# What NumPy calls the ways to continue a sequence beyond its ends.
+MEDIAN_PADDING = {"edge": "edge", "mirror": "symmetric", "zero": "constant"}
+
+
 class OneEuroFilter:
     """One-Euro filter (Casiez, Roussel and Vogel, CHI 2012): a low pass whose cutoff grows with the speed.
 
@@ -160,7 +164,8 @@ class GaussianFilter:
         sigma: Standard deviation of the weights in frames; they end at four times that. Sequences are mirrored at their
             ends.
         median_size: Odd number of frames of the median; 1 for none.
-        median_padding: What the median sees beyond the ends: the "edge" frame again, or "zero" as mmpose has it, which then
+        median_padding: What the median sees beyond the ends: the "edge" frame again, the sequence in the "mirror", as the
+            weights do, or "zero" as mmpose has it, which then
             also lengthens sequences shorter than the median by their first frame.
         block_size: Filter disjoint blocks of so many frames (one less if even) on their own, and leave the frames after
             the last whole one as they are, as SmoothNet's repository has it. None for the whole sequence at once.
@@ -173,13 +178,13 @@ class GaussianFilter:
         self,
         sigma: float = 2.0,
         median_size: int = 1,
-        median_padding: Literal["edge", "zero"] = "edge",
+        median_padding: Literal["edge", "mirror", "zero"] = "edge",
         block_size: int | None = None,
     ):
         _check_positive("sigma", sigma)
         _check_odd("median_size", median_size)
-        if median_padding not in ("edge", "zero"):
-            raise ValueError(f'`median_padding` must be "edge" or "zero", got {median_padding!r}.')
+        if median_padding not in MEDIAN_PADDING:
+            raise ValueError(f"`median_padding` must be one of {list(MEDIAN_PADDING)}, got {median_padding!r}.")
         if block_size is not None and (block_size < 1 or median_size > 1):
             raise ValueError(
                 f"`block_size` must be a positive number of frames, and goes without a median, got {block_size!r} and "
@@ -249,10 +254,9 @@ def gaussian_mean(frames: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def moving_median(frames: np.ndarray, size: int, padding: str = "edge") -> np.ndarray:
-    """Median in time of (frames, channels) over an odd number of frames; beyond the ends the "edge" frame or "zero"."""
+    """Median in time of (frames, channels) over an odd number of frames; see `GaussianFilter` for the ends."""
     half = size // 2
-    mode = {"edge": "edge", "zero": "constant"}[padding]
-    padded = np.pad(frames, ((half, half), (0, 0)), mode=mode)
+    padded = np.pad(frames, ((half, half), (0, 0)), mode=MEDIAN_PADDING[padding])
     windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=0)
     chunk = max(2**20 // (size * frames.shape[1]), 1)  # a few megabytes of copies at once
     parts = [np.partition(windows[start : start + chunk], half)[..., half] for start in range(0, len(frames), chunk)]

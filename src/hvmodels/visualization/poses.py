@@ -1,6 +1,7 @@
 """Drawings of poses on their picture, with Pillow alone."""
 
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,12 @@ def side_of(name: str) -> str | None:
     return None if is_left == is_right else "left" if is_left else "right"
 
 
+def person_colour(identifier: int | str) -> tuple[int, int, int]:
+    """Colour of a person, the same for the same number or name."""
+    number = identifier if isinstance(identifier, int) else zlib.crc32(str(identifier).encode())
+    return PERSON_COLOURS[number % len(PERSON_COLOURS)]
+
+
 def draw_poses(
     image: Image.Image | np.ndarray,
     persons: Sequence[Mapping[str, Any]],
@@ -39,7 +46,8 @@ def draw_poses(
 
     Args:
         image: Upright picture, e.g. `read_image(path)` of the pose pipeline's module.
-        persons: Result of the pose pipeline for it; those of low score are drawn first.
+        persons: Result of the pose pipeline for it; those of low score are drawn first. A `track_id` (from the video
+            pipeline) is written beside the score, and the box keeps its colour from frame to frame.
         links: Pairs of keypoints to join, such as `model.config.keypoint_links`; None draws joints alone.
         threshold: Leave out persons of a lower score.
         keypoint_threshold: Draw only keypoints of a higher score, so that 0 marks one that is not there; by their
@@ -62,7 +70,7 @@ def draw_poses(
     for index, person in enumerate(persons):
         width = factor * (_line_width(person, image.size) if line_width is None else line_width)
         if boxes or scores:
-            colour = PERSON_COLOURS[index % len(PERSON_COLOURS)]
+            colour = person_colour(person.get("track_id", index))
             _draw_box(draw, person, colour, width, factor, boxes, scores)
         _draw_skeleton(draw, person["keypoints"], links, keypoint_threshold, width, factor)
         if show_sigmas:
@@ -142,7 +150,8 @@ def _draw_box(
             width=max(1, round(0.5 * width)),
         )
     if scores:
-        text, font = f"{person['score']:.2f}", ImageFont.load_default(max(11 * factor, round(4 * width)))
+        track = f"{person['track_id']}: " if "track_id" in person else ""
+        text, font = f"{track}{person['score']:.2f}", ImageFont.load_default(max(11 * factor, round(4 * width)))
         margin = max(1, round(0.5 * width))
         x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
         height = y1 - y0 + 2 * margin
@@ -152,4 +161,4 @@ def _draw_box(
         draw.text((x + margin - x0, y + margin - y0), text, font=font, fill=OUTLINE if is_light else (255, 255, 255))
 
 
-__all__ = ["draw_poses", "side_of"]
+__all__ = ["draw_poses", "person_colour", "side_of"]

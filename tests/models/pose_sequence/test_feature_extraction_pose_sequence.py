@@ -1,5 +1,7 @@
 """Feature extractors of pose sequences: what a model gets, and that the way back undoes it."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -41,7 +43,7 @@ class TestSmoothNetFeatureExtractor(ProcessorChecks):
 
 class TestDeciWatchFeatureExtractor(ProcessorChecks):
     processor_class = DeciWatchFeatureExtractor
-    auto_class = DeciWatchFeatureExtractor
+    auto_class = AutoFeatureExtractor
     processor_arguments = {**ARGUMENTS, "sample_interval": 5}
 
 
@@ -346,7 +348,7 @@ def test_resampled_results_have_their_frames_back(rate):
 
 def test_equal_or_unknown_rates_are_not_resampled():
     poses = walk()
-    for trained, given in ((None, 25), (50, None), (50, 50), (30, 29.97)):
+    for trained, given in ((None, 25), (50, None), (50, np.float32(50)), (30, Fraction(30000, 1001))):
         features = SmoothNetFeatureExtractor(frame_rate=trained)(poses, frame_rate=given)
         np.testing.assert_array_equal(features["pose_values"][0], poses)
 

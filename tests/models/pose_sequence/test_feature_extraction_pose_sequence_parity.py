@@ -23,19 +23,26 @@ def assert_windows_equal(features, case, stride):
             assert not window[len(part) :].any()
 
 
+def assert_pixels_equal(extractor, features, case, name):
+    """The original's result, of its own length, comes back in pixels as the original does it."""
+    num_joints = features["pose_values"].shape[2]
+    refined = [torch.from_numpy(array) for array in originals_tracks(case, name, num_joints)]
+    lengths = torch.tensor([[len(array)] for array in refined])
+    outputs = {
+        extractor.output_name: torch.nn.utils.rnn.pad_sequence(refined, batch_first=True),
+        "refined_mask": torch.arange(lengths.max()) < lengths,
+    }
+    results = extractor.post_process_pose_refinement(outputs, features)
+    for result, expected in zip(results, originals_tracks(case, f"{name}_pixels", num_joints), strict=True):
+        np.testing.assert_allclose(result["poses"], expected, atol=1e-3)
+
+
 def test_smoothnet_2d_of_the_original(fixtures):
     case = load_file(fixtures / "smoothnet" / "h36m_2d_w8" / "io.safetensors")
     extractor = SmoothNetFeatureExtractor(normalization="image", image_scale=2, image_offset=-1)
     features = extractor(originals_tracks(case, "input.pred", 17), image_size=(1000, 1000))
     assert_windows_equal(features, case, 1)
-    refined = [torch.from_numpy(array) for array in originals_tracks(case, "output.sequence", 17)]
-    outputs = {
-        "refined_poses": torch.nn.utils.rnn.pad_sequence(refined, batch_first=True),
-        "refined_mask": torch.arange(30) < torch.tensor([[len(array)] for array in refined]),
-    }
-    results = extractor.post_process_pose_refinement(outputs, features)
-    for result, expected in zip(results, originals_tracks(case, "output.sequence_pixels", 17), strict=True):
-        np.testing.assert_allclose(result["poses"], expected, atol=1e-3)
+    assert_pixels_equal(extractor, features, case, "output.sequence")
 
 
 def test_smoothnet_3d_of_the_original(fixtures):
@@ -53,4 +60,6 @@ def test_deciwatch_2d_of_the_original(fixtures):
     case = load_file(fixtures / "deciwatch" / "jhmdb_2d_n5_q3" / "io.safetensors")
     extractor = DeciWatchFeatureExtractor(sample_interval=5, num_joints=15, joint_dim=2, normalization="image")
     height, width, _ = case["input.imgshape.0"]
-    assert_windows_equal(extractor(originals_tracks(case, "input.pred", 15), image_size=(width, height)), case, 5)
+    features = extractor(originals_tracks(case, "input.pred", 15), image_size=(width, height))
+    assert_windows_equal(features, case, 5)
+    assert_pixels_equal(extractor, features, case, "output.recover_sequence")

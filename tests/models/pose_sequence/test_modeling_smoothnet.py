@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from hvmodels import SmoothNetConfig, SmoothNetForPoseRefinement, SmoothNetModel
 from hvmodels.models.pose_sequence import modeling_smoothnet
+from hvmodels.models.pose_sequence.modeling_smoothnet import drop_values
 from tests.modeling_checks import (
     ConfigChecks,
     ModelChecks,
@@ -280,6 +281,24 @@ def test_dropout_is_for_training():
     poses = torch.randn(1, 8, 3, 2)
     assert not torch.equal(model.train()(poses).refined_poses, model(poses).refined_poses)
     assert torch.equal(model.eval()(poses).refined_poses, model(poses).refined_poses)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.25, 0.5])
+def test_dropout_of_the_right_share(probability):
+    values = torch.full((1001, 301), 2.0)
+    dropped = drop_values(values.clone().requires_grad_() * 1, probability)
+    zeros = (dropped == 0).double()
+    assert zeros.mean().item() == pytest.approx(probability, abs=0.003)
+    assert zeros.mean(0).sub(probability).abs().max() < 0.06  # in every column
+    assert_close(dropped[dropped != 0].unique(), torch.tensor([2 / (1 - probability)]))
+    assert torch.equal(drop_values(values.clone(), 0), values)
+
+
+def test_fused_layers_equal_plain_ones(monkeypatch):
+    model, poses = make_model("person"), torch.randn(1, 20, 3, 2)
+    fused = refine(model, poses).refined_poses
+    monkeypatch.setattr(modeling_smoothnet, "can_fuse", lambda *arguments: False)
+    assert_close(refine(model, poses).refined_poses, fused, atol=1e-6, rtol=1e-6)
 
 
 def test_autocast():

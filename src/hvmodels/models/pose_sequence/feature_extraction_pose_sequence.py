@@ -83,6 +83,12 @@ class PoseSequenceFeatureExtractor(FeatureExtractionMixin):
     (`window_normalization="person"` of its configuration), since it goes by windows; such a checkpoint needs neither
     units nor normalisation here.
 
+    ```python
+    features = extractor(tracks, scores)
+    outputs = model(features["pose_values"], features["pose_mask"])
+    results = extractor.post_process_pose_refinement(outputs, features)
+    ```
+
     Args:
         keypoint_names: Joints in the checkpoint's order; None accepts any.
         num_joints: Number of joints the checkpoint reads; None takes that of `keypoint_names`, else accepts any.

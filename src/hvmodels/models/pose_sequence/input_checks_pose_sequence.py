@@ -1,6 +1,7 @@
 """Reading and checking what users give to the feature extractors of pose sequences."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ POSSIBLE_EXTENT = {"metre": (0.005, 50.0), "millimetre": (5.0, 50000.0)}
 
 def is_number(value: Any) -> bool:
     """Whether this is one finite real number."""
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
 
 
 def is_integer(value: Any) -> bool:
     """Whether this is one whole number, of Python or NumPy."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def positive_rate(name: str, value: Any) -> float:

@@ -28,7 +28,7 @@ from .windows_pose_sequence import count_windows, window_starts
 
 
 # Values of one hidden layer that are computed at once: as many as a processor's cache holds, or a part of a GPU's memory.
-CHUNK_VALUES, GPU_CHUNK_VALUES = 2**18, 2**26
+CHUNK_VALUES, GPU_CHUNK_VALUES = 2**19, 2**26
 
 
 @dataclass
@@ -62,6 +62,36 @@ class SmoothNetForPoseRefinementOutput(ModelOutput):
     window_poses: torch.Tensor | None = None
 
 
+def linear_leaky_relu(values: torch.Tensor, layer: nn.Linear, negative_slope: float, fuse: bool) -> torch.Tensor:
+    """Linear layer and leaky ReLU; `fuse` lets oneDNN do both in one pass."""
+    if fuse and type(layer) is nn.Linear:  # not wrapped by an adapter
+        fused = torch.ops.mkldnn._linear_pointwise
+        return fused(values, layer.weight, layer.bias, "leaky_relu", [negative_slope], "")
+    return nn.functional.leaky_relu_(layer(values), negative_slope)
+
+
+def can_fuse(values: torch.Tensor, layer: nn.Linear) -> bool:
+    """Whether oneDNN can take a layer with its activation: inference on the CPU in float32, outside of compiled graphs."""
+    return (
+        not torch.is_grad_enabled()
+        and values.device.type == "cpu"
+        and values.dtype == layer.weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def drop_values(values: torch.Tensor, probability: float) -> torch.Tensor:
+    """Dropout in training. On the CPU it draws 16 bits a value, four times faster than PyTorch's."""
+    if probability == 0 or values.device.type != "cpu" or torch.compiler.is_compiling():
+        return nn.functional.dropout(values, probability, inplace=True)
+    bits = torch.empty((values.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = bits[: values.numel()].view(values.shape) >= round(2**16 * probability) - 2**15
+    return values.mul_(kept.to(values.dtype).div_(1 - probability))
+
+
 class SmoothNetBlock(nn.Module):
     """Two linear layers with activations, added to the input."""
 
@@ -71,12 +101,14 @@ class SmoothNetBlock(nn.Module):
         self.output = nn.Linear(config.intermediate_size, config.hidden_size)
         self.dropout, self.negative_slope = config.hidden_dropout_prob, config.residual_negative_slope
 
-    def forward(self, hidden_states: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
-        """(..., hidden_size) to the same; `overwrite` writes into the input."""
+    def forward(self, hidden_states: torch.Tensor, fuse: bool = False, overwrite: bool = False) -> torch.Tensor:
+        """(rows, hidden_size) to the same; `overwrite` writes into the input, `fuse` as in `linear_leaky_relu`."""
         branch = hidden_states
         for layer in (self.intermediate, self.output):
-            branch = nn.functional.dropout(layer(branch), self.dropout, self.training, inplace=True)
-            branch = nn.functional.leaky_relu_(branch, self.negative_slope)
+            if self.training:
+                branch = nn.functional.leaky_relu_(drop_values(layer(branch), self.dropout), self.negative_slope)
+            else:
+                branch = linear_leaky_relu(branch, layer, self.negative_slope, fuse)
         return hidden_states.add_(branch) if overwrite else hidden_states + branch
 
 
@@ -188,14 +220,15 @@ class SmoothNetModel(SmoothNetPreTrainedModel):
             values = values.to(scales.dtype)
             means, scales = values.mean(2, keepdim=True), scales[:, None, None]
             values = (values - means) / scales
+        values = values.flatten(0, 1).to(self.encoder.weight.dtype)
+        fuse = can_fuse(values, self.encoder)
         # Inference needs no activation twice.
         overwrite = hidden_states is None and not torch.is_grad_enabled()
-        hidden = self.encoder(values.flatten(0, 1).to(self.encoder.weight.dtype))
-        hidden = nn.functional.leaky_relu_(hidden, self.negative_slope)
+        hidden = linear_leaky_relu(values, self.encoder, self.negative_slope, fuse)
         for layer in self.layers:
             if hidden_states is not None:
                 hidden_states.append(hidden.unflatten(0, windows.shape[:2]))
-            hidden = layer(hidden, overwrite)
+            hidden = layer(hidden, fuse, overwrite)
         if hidden_states is not None:
             hidden_states.append(hidden.unflatten(0, windows.shape[:2]))
         refined = self.decoder(hidden).unflatten(0, windows.shape[:2])
