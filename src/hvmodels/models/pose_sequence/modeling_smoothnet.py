@@ -71,13 +71,13 @@ def linear_leaky_relu(values: torch.Tensor, layer: nn.Linear, negative_slope: fl
 
 
 def can_fuse(values: torch.Tensor, layer: nn.Linear) -> bool:
-    """Whether oneDNN can take a layer with its activation: inference on the CPU in float32, outside of compiled graphs."""
+    """Whether oneDNN can take a layer with its activation: inference on the CPU in float32, outside of graphs."""
     return (
         not torch.is_grad_enabled()
         and values.device.type == "cpu"
         and values.dtype == layer.weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
@@ -244,7 +244,8 @@ class SmoothNetModel(SmoothNetPreTrainedModel):
     @staticmethod
     def scales(extents: torch.Tensor) -> torch.Tensor:
         """Size of the person in windows, (windows, window_size) extents to (windows,)."""
-        return extents.median(-1).values.clamp(min=1e-6)
+        # The median, of two the lower one, by an operation that ONNX has.
+        return extents.topk(extents.shape[-1] // 2 + 1).values[..., -1].clamp(min=1e-6)
 
     def _scale_windows(self, windows: torch.Tensor) -> torch.Tensor | None:
         extents = self.extents(windows)
