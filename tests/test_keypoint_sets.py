@@ -239,3 +239,15 @@ def test_conversion_refuses():
         conversion_matrix(COCO17, "lsp14")
     with pytest.raises(ValueError, match="`keypoints` must be one or more different names"):
         conversion_matrix(["left_eye", "L_Eye"], COCO17)
+
+
+def test_keypoints_that_are_missing_throughout_are_done_without():
+    poses = np.random.default_rng(0).normal(size=(3, 17, 2))
+    poses[:, COCO17.keypoints.index("left_ear")] = np.nan  # seen from the right
+    head = convert_keypoints(poses, COCO17, HUMAN36M17)[:, HUMAN36M17.keypoints.index("head")]
+    nose, shoulders = poses[:, 0], poses[:, 5:7].mean(axis=1)
+    np.testing.assert_allclose(head, 1.6 * nose - 0.6 * shoulders)
+    poses[1, COCO17.keypoints.index("left_ear")] = 0
+    head = convert_keypoints(poses, COCO17, HUMAN36M17)[:, HUMAN36M17.keypoints.index("head")]
+    assert np.isnan(head).any(axis=1).tolist() == [True, False, True]
+    assert np.isnan(convert_keypoints(poses * np.nan, COCO17, HUMAN36M17)).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hvmodels.keypoint_sets import COCO17
-from hvmodels.tracking import PoseTracker, assign
+from hvmodels.tracking import BoxFollower, PoseTracker, assign
 
 
 HEIGHT = 170.0
@@ -134,6 +134,36 @@ def test_refuses():
     for name in ("min_similarity", "new_track_score"):
         with pytest.raises(ValueError, match=f"`{name}` must be a number from 0 to 1"):
             PoseTracker(**{name: 1.5})
+
+
+def test_follower_moves_and_fits_the_box():
+    """The first box may be too large; it then fits, moves on at the person's velocity and widens where nobody looked."""
+    follower = BoxFollower([(0, 0, 300, 360)], (640, 360))
+    assert follower.boxes_at(0) == {1: (0, 0, 300, 360)}
+    for t in range(10):
+        keypoints, _ = person(150 + 4 * t, 180)
+        assert follower.update(t, {1: keypoints}, {1: 0.9}) == [1]
+    ((x, y, width, height),) = follower.boxes_at(10).values()
+    low, high = person(150 + 4 * 10, 180)[0].min(axis=0), person(150 + 4 * 10, 180)[0].max(axis=0)
+    margin = 0.15 * (high - low).max()
+    np.testing.assert_allclose((x, y, x + width, y + height), [*(low - margin), *(high + margin)], atol=1)
+    ((later_x, _, later_width, _),) = follower.boxes_at(15).values()
+    assert later_x + later_width / 2 == pytest.approx(x + width / 2 + 5 * 4, abs=1) and later_width > 1.05 * width
+
+
+def test_follower_gives_up():
+    keypoints, _ = person(150, 180)
+    follower = BoxFollower([(100, 80, 100, 200)], (640, 360), max_gap=3)
+    assert follower.update(0, {1: keypoints}, {1: 0.9}) == [1] and follower.update(1, {1: keypoints}, {1: 0.1}) == []
+    assert list(follower.boxes_at(4)) == [1] and follower.boxes_at(5) == {}
+    leaves = BoxFollower([(540, 80, 100, 200)], (640, 360))
+    for t in range(12):
+        if not leaves.boxes_at(t):
+            break
+        leaves.update(t, {1: person(590 + 10 * t, 180)[0]}, {1: 0.9})
+    assert 5 <= t <= 11
+    same = BoxFollower([(100, 80, 100, 200), (110, 80, 100, 200)], (640, 360), COCO17.sigmas)
+    assert same.update(0, {1: keypoints, 2: keypoints + 1}, {1: 0.7, 2: 0.9}) == [2]
 
 
 def test_assignment_is_the_best():

@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, send_to_device
 from optimization import MAX_GRAD_NORM, ExponentialMovingAverage
+from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 from transformers import AutoBackbone, AutoConfig, HfArgumentParser
 
@@ -444,6 +445,52 @@ class Run:
 
     def finish(self):
         print(f"best: {describe(self.best)}", flush=True)
+
+
+class LastWeightsRun:
+    """Results of a run in its folder: the last weights and `metrics.json`, after each evaluation.
+
+    Args:
+        recipe: Settings of the run, a dataclass.
+        processor: Image processor or feature extractor of the model.
+        output_dir: The folder.
+        measure: Gives the figures of a model when called with it and the accelerator; None for no evaluation.
+    """
+
+    def __init__(
+        self,
+        recipe: Any,
+        processor: Any,
+        output_dir: Path,
+        measure: Callable[[nn.Module, Accelerator], dict[str, float]] | None,
+    ):
+        self.recipe, self.processor, self.output_dir, self.measure = recipe, processor, output_dir, measure
+        self.history: list[dict[str, float]] = []
+
+    def restore(self, epoch: int):
+        """Take up the history up to `epoch`."""
+        report = json.loads((self.output_dir / METRICS_FILE).read_text())
+        self.history = [entry for entry in report["history"] if entry["epoch"] <= epoch]
+
+    def evaluate(
+        self, model: nn.Module, average: ExponentialMovingAverage | None, accelerator: Accelerator, **entry: Any
+    ) -> dict[str, float]:
+        """Evaluate the averaged weights (or the weights), keep them, and note the result."""
+        if not math.isfinite(entry["train_loss"]):
+            raise ValueError("Training diverged: the loss is not finite. Lower `learning_rate`.")
+        with nullcontext() if average is None else average.applied(model):
+            if self.measure is not None:
+                entry |= self.measure(model, accelerator)
+            self.history.append(entry)
+            if accelerator.is_main_process:
+                model.save_pretrained(self.output_dir)
+                self.processor.save_pretrained(self.output_dir)
+                report = {"history": self.history, "recipe": asdict(self.recipe)}
+                report["num_processes"] = accelerator.num_processes
+                write_json(report, self.output_dir / METRICS_FILE)
+                figures = (f"{name} {value:.4g}" for name, value in entry.items() if name != "epoch")
+                print(f"epoch {entry['epoch']}: {', '.join(figures)}", flush=True)
+        return entry
 
 
 def describe(entry: Mapping[str, float]) -> str:

@@ -1,18 +1,16 @@
 """A training run of a top-down pose estimator: its settings, the data and model they describe, evaluation and results."""
 
-import json
 import math
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
-from optimization import ExponentialMovingAverage
-from pose_recipe import METRICS_FILE, ShuffledShare, option, read_json_option, read_keypoint_set, write_json
+from pose_recipe import LastWeightsRun, ShuffledShare, option, read_json_option, read_keypoint_set
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -266,6 +264,10 @@ class TopDownRecipe:
             num_workers=self.num_workers,
         )
 
+    def make_run(self, data: "TopDownData", output_dir: Path) -> LastWeightsRun:
+        measure = None if data.validation is None else partial(evaluate, self, data)
+        return LastWeightsRun(self, self.image_processor(), output_dir, measure)
+
 
 @dataclass
 class TopDownData:
@@ -363,40 +365,3 @@ def evaluate(
         )
         for radius in PCK_RADII
     }
-
-
-class TopDownRun:
-    """Results of a run in its folder: the last weights and `metrics.json`, after each evaluation."""
-
-    def __init__(self, recipe: TopDownRecipe, data: TopDownData, output_dir: Path):
-        self.recipe, self.data, self.output_dir = recipe, data, output_dir
-        self.history: list[dict[str, float]] = []
-
-    def restore(self, epoch: int):
-        """Take up the history up to `epoch`."""
-        report = json.loads((self.output_dir / METRICS_FILE).read_text())
-        self.history = [entry for entry in report["history"] if entry["epoch"] <= epoch]
-
-    def evaluate(
-        self,
-        model: RLEForPoseEstimation,
-        average: ExponentialMovingAverage | None,
-        accelerator: Accelerator,
-        **entry: Any,
-    ) -> dict[str, float]:
-        """Evaluate the averaged weights (or the weights), keep them, and note the result."""
-        if not math.isfinite(entry["train_loss"]):
-            raise ValueError("Training diverged: the loss is not finite. Lower `learning_rate`.")
-        with nullcontext() if average is None else average.applied(model):
-            if self.data.validation is not None:
-                entry |= evaluate(self.recipe, self.data, model, accelerator)
-            self.history.append(entry)
-            if accelerator.is_main_process:
-                model.save_pretrained(self.output_dir)
-                self.recipe.image_processor().save_pretrained(self.output_dir)
-                report = {"history": self.history, "recipe": asdict(self.recipe)}
-                report["num_processes"] = accelerator.num_processes
-                write_json(report, self.output_dir / METRICS_FILE)
-                figures = (f"{name} {value:.4g}" for name, value in entry.items() if name != "epoch")
-                print(f"epoch {entry['epoch']}: {', '.join(figures)}", flush=True)
-        return entry

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 from optimization import ExponentialMovingAverage, TensorClipping
-from pose_recipe import claim_output_dir, parse_arguments
-from top_down_recipe import TopDownRecipe, TopDownRun
+from pose_recipe import LastWeightsRun, claim_output_dir, parse_arguments
+from top_down_recipe import TopDownRecipe
 from torch.utils.data import DataLoader
 from train_pose_estimation import last_checkpoint
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -22,7 +22,7 @@ class TopDownTrainer(Trainer):
         *args,
         loader: DataLoader,
         recipe: TopDownRecipe,
-        run: TopDownRun,
+        run: LastWeightsRun,
         average: ExponentialMovingAverage | None,
         **kwargs,
     ):
@@ -109,12 +109,12 @@ def main(arguments: list[str] | None = None):
         callbacks.append(TensorClipping(recipe.max_tensor_norm))
     if average is not None:
         callbacks.append(average)
-    run = TopDownRun(recipe, data, output_dir)
+    run = recipe.make_run(data, output_dir)
     trainer = TopDownTrainer(
         model=model,
         args=args,
         train_dataset=data.subset,
-        eval_dataset=data.subset,  # `TopDownRun` knows what to evaluate on
+        eval_dataset=data.subset,  # `LastWeightsRun` knows what to evaluate on
         optimizers=(optimizer, recipe.make_scheduler(optimizer, steps)),
         callbacks=callbacks,
         loader=loader,

@@ -8,15 +8,15 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import send_to_device
 from optimization import ExponentialMovingAverage, TensorClipping
-from pose_recipe import claim_output_dir, parse_arguments
-from top_down_recipe import TopDownData, TopDownRecipe, TopDownRun
+from pose_recipe import LastWeightsRun, claim_output_dir, parse_arguments
+from top_down_recipe import TopDownData, TopDownRecipe
 
 from hvmodels.models.rle import RLEForPoseEstimation
 
 
 def train(
     recipe: TopDownRecipe, data: TopDownData, model: RLEForPoseEstimation, accelerator: Accelerator, output_dir: Path
-) -> TopDownRun:
+) -> LastWeightsRun:
     """Train to the last epoch, from the state in `output_dir` if there is one."""
     loader = recipe.training_loader(data, accelerator.num_processes, accelerator.process_index)
     steps = recipe.steps_per_epoch(data)
@@ -28,7 +28,7 @@ def train(
     if average is not None:
         average.start(model)
     clipping = TensorClipping(recipe.max_tensor_norm) if recipe.max_tensor_norm else None
-    run = TopDownRun(recipe, data, output_dir)
+    run = recipe.make_run(data, output_dir)
     state_file, first_epoch = output_dir / "training_state.pt", 0
     if state_file.exists():
         state = torch.load(state_file, map_location="cpu", weights_only=True)

@@ -1,9 +1,9 @@
 """A training run of SmoothNet or DeciWatch: its settings, the data and model they describe, evaluation and results."""
 
-import json
 import math
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 sys.path.append(str(Path(__file__).parents[1] / "pose_estimation"))  # what training runs of poses share
 
 from pose_recipe import (
-    METRICS_FILE,
+    LastWeightsRun,
     ShuffledShare,
     claim_output_dir,
     option,
@@ -205,6 +205,10 @@ class PoseSequenceRecipe:
         share = ShuffledShare(len(data.train), self.batch_size, self.seed, num_processes, process_index)
         return DataLoader(data.train, batch_sampler=share, collate_fn=collate_windows)
 
+    def make_run(self, data: "PoseSequenceData", output_dir: Path) -> LastWeightsRun:
+        measure = None if data.validation is None else partial(evaluate, data)
+        return LastWeightsRun(self, data.extractor, output_dir, measure)
+
 
 @dataclass
 class PoseSequenceData:
@@ -281,42 +285,10 @@ def evaluate(
     return {name: sum(sums[name][0] for sums in found) / sum(sums[name][1] for sums in found) for name in names}
 
 
-class PoseSequenceRun:
-    """Results of a run in its folder: the last weights with their feature extractor, and `metrics.json`."""
-
-    def __init__(self, recipe: PoseSequenceRecipe, data: PoseSequenceData, output_dir: Path):
-        self.recipe, self.data, self.output_dir = recipe, data, output_dir
-        self.history: list[dict[str, float]] = []
-
-    def restore(self, epoch: int):
-        """Take up the history up to `epoch`."""
-        report = json.loads((self.output_dir / METRICS_FILE).read_text())
-        self.history = [entry for entry in report["history"] if entry["epoch"] <= epoch]
-
-    def evaluate(
-        self, model: torch.nn.Module, average: None, accelerator: Accelerator, **entry: Any
-    ) -> dict[str, float]:
-        """Evaluate the weights, keep them, and note the result; `average` is there for `PoseTrainer`."""
-        if not math.isfinite(entry["train_loss"]):
-            raise ValueError("Training diverged: the loss is not finite. Lower `learning_rate`.")
-        if self.data.validation is not None:
-            entry |= evaluate(self.data, model, accelerator)
-        self.history.append(entry)
-        if accelerator.is_main_process:
-            model.save_pretrained(self.output_dir)
-            self.data.extractor.save_pretrained(self.output_dir)
-            report = {"history": self.history, "recipe": asdict(self.recipe)}
-            report["num_processes"] = accelerator.num_processes
-            write_json(report, self.output_dir / METRICS_FILE)
-            figures = (f"{name} {value:.4g}" for name, value in entry.items() if name != "epoch")
-            print(f"epoch {entry['epoch']}: {', '.join(figures)}", flush=True)
-        return entry
-
-
 __all__ = [
+    "LastWeightsRun",
     "PoseSequenceData",
     "PoseSequenceRecipe",
-    "PoseSequenceRun",
     "claim_output_dir",
     "pair_errors",
     "parse_arguments",

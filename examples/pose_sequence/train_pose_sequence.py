@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pose_sequence_recipe import PoseSequenceRecipe, PoseSequenceRun, claim_output_dir, parse_arguments
+from pose_sequence_recipe import PoseSequenceRecipe, claim_output_dir, parse_arguments
 from train_pose_estimation import PoseTrainer, StepSeed, last_checkpoint
 from transformers import TrainingArguments
 
@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None):
     model.to(args.device)
     loader = recipe.training_loader(data, args.world_size, args.process_index)
     optimizer = recipe.make_optimizer(model)
-    run = PoseSequenceRun(recipe, data, output_dir)
+    run = recipe.make_run(data, output_dir)
     trainer = PoseTrainer(
         model=model,
         args=args,
         train_dataset=data.train,
-        eval_dataset=data.train,  # `PoseSequenceRun` knows what to evaluate on
+        eval_dataset=data.train,  # `LastWeightsRun` knows what to evaluate on
         optimizers=(optimizer, recipe.make_scheduler(optimizer, steps)),
         callbacks=[StepSeed(), EpochCallback(loader.batch_sampler)],
         loader=loader,

@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import send_to_device
 from pose_sequence_recipe import (
+    LastWeightsRun,
     PoseSequenceData,
     PoseSequenceRecipe,
-    PoseSequenceRun,
     claim_output_dir,
     parse_arguments,
     seed_step,
@@ -22,7 +22,7 @@ def train(
     model: torch.nn.Module,
     accelerator: Accelerator,
     output_dir: Path,
-) -> PoseSequenceRun:
+) -> LastWeightsRun:
     """Train to the last epoch, from the state in `output_dir` if there is one."""
     loader = recipe.training_loader(data, accelerator.num_processes, accelerator.process_index)
     steps = recipe.steps_per_epoch(data)
@@ -30,7 +30,7 @@ def train(
     optimizer = recipe.make_optimizer(model)
     scheduler = recipe.make_scheduler(optimizer, steps)
     parallel_model, optimizer = accelerator.prepare(model, optimizer)
-    run = PoseSequenceRun(recipe, data, output_dir)
+    run = recipe.make_run(data, output_dir)
     state_file, first_epoch = output_dir / "training_state.pt", 0
     if state_file.exists():
         state = torch.load(state_file, map_location="cpu", weights_only=True)

@@ -484,13 +484,16 @@ _RULES: dict[str, tuple[dict[str, float], ...]] = {
 
 
 def conversion_matrix(
-    source: "KeypointSet | Sequence[str]", target: "KeypointSet | Sequence[str]"
+    source: "KeypointSet | Sequence[str]",
+    target: "KeypointSet | Sequence[str]",
+    available: Sequence[bool] | np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """How the keypoints of one set make those of another.
 
     Args:
         source: A set, or names, in any spelling.
         target: Same.
+        available: (source,) which keypoints of the source there are, all if None.
 
     Returns:
         The weights (target, source), float64, whose rows add up to 1, or to 0 where the source does not tell that
@@ -500,7 +503,7 @@ def conversion_matrix(
         ValueError: If names repeat.
     """
     source, target = _as_set(source, "source"), _as_set(target, "target")
-    index_of = {joint: index for index, joint in enumerate(_joints(source))}
+    index_of = {joint: index for index, joint in enumerate(_joints(source)) if available is None or available[index]}
     definitions = _DEFINITIONS.get(target.name, {})
     weights, exact = np.zeros((len(target), len(source))), np.zeros(len(target), dtype=bool)
     for row, joint in enumerate(_joints(target)):
@@ -529,7 +532,8 @@ def convert_keypoints(
 
     Returns:
         (..., target keypoints, dims) in the float type of the keypoints; NaN where the source does not tell a keypoint,
-        or misses one of those that make it.
+        or misses one of those that make it. One that is missing everywhere, in all poses of the call, is taken for none
+        of the source, so that the next rule may do without it (a head without the ear of the far side).
 
     Raises:
         ValueError: If the number of keypoints is not that of the source, or names repeat.
@@ -541,14 +545,20 @@ def convert_keypoints(
             f"`keypoints` must have shape (..., {len(source)}, dims), as `source` has {len(source)} keypoints, "
             f"got {keypoints.shape}."
         )
-    weights, _ = conversion_matrix(source, target)
     dtype = keypoints.dtype if np.issubdtype(keypoints.dtype, np.floating) else np.float64
     missing = np.isnan(keypoints)
+    weights, _ = conversion_matrix(source, target, ~_missing_everywhere(missing))
     converted = weights.astype(dtype) @ np.where(missing, 0, keypoints).astype(dtype)
     converted[..., ~weights.any(axis=1), :] = np.nan
     if missing.any():
         converted[(weights != 0).astype(np.float32) @ missing.astype(np.float32) > 0] = np.nan
     return converted
+
+
+def _missing_everywhere(missing: np.ndarray) -> np.ndarray:
+    """(keypoints,) of (..., keypoints, dims)."""
+    missing = missing.any(axis=-1)
+    return missing.reshape(-1, missing.shape[-1]).all(axis=0) & (missing.size > 0)
 
 
 def _as_set(value: "KeypointSet | Sequence[str]", name: str) -> KeypointSet:

@@ -138,6 +138,7 @@ def test_hostile_pickles_are_refused(tmp_path, make, found, protocol):
         b"cnumpy.core.multiarray\n_reconstruct\nN}X\x08\x00\x00\x00__init__Ns\x86b.",  # attributes of a class
         b"cnumpy.core.multiarray\nscalar\n)R.",
         b"cnumpy\ndtype\n(S'f8'\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\nt.",
+        b"Nr\xff\xff\xff\xff.",  # room for four thousand million objects
         b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
         b"",
     ],
@@ -164,9 +165,11 @@ def test_other_files_are_refused(tmp_path):
     np.save(tmp_path / "array.npy", np.zeros(3))
     with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
         archive.writestr("pose.npy", b"no array")
+    with zipfile.ZipFile(tmp_path / "header.npz", "w") as archive:
+        archive.writestr("pose.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f8'\n\n")
     np.savez(tmp_path / "scalar.npz", pose=np.float32(3))
     whole = (tmp_path / "scalar.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    for name in ("text.npz", "array.npy", "other.npz", "scalar.npz", "cut.npz", "absent.npz"):
+    for name in ("text.npz", "array.npy", "other.npz", "header.npz", "scalar.npz", "cut.npz", "absent.npz"):
         with pytest.raises(ValueError, match=rf"`path` .*{name}' must be an npz archive with one entry a sequence"):
             read_sequence_archive(tmp_path / name)

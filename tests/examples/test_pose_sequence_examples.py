@@ -148,15 +148,13 @@ def test_resumed_run_equals_undisturbed(script, run, runs, archives, tmp_path):
         run(script, *smoothnet_options(archives, tmp_path / "output", "--resume", "--learning_rate=0.1"))
 
 
-def test_two_processes_equal_one(runs, archives, tmp_path):
-    """Both scripts under one launch, since a launch costs more than the training; the first one is stopped and resumed."""
+def test_two_processes_equal_one(run, runs, archives, tmp_path):
+    """Both scripts under one launch, since a launch costs more than the training; both go on with a run that was stopped."""
+    run(SCRIPTS[1], *smoothnet_options(archives, tmp_path / SCRIPTS[1], "--epochs=8"))
     calls = [
         (SCRIPTS[0], smoothnet_options(archives, tmp_path / SCRIPTS[0], "--epochs=8")),
         (SCRIPTS[0], smoothnet_options(archives, tmp_path / SCRIPTS[0], "--resume")),
-        (
-            SCRIPTS[1],
-            smoothnet_options(archives, tmp_path / SCRIPTS[1]),
-        ),  # the last one, since it ends the processes' group
+        (SCRIPTS[1], smoothnet_options(archives, tmp_path / SCRIPTS[1], "--resume")),  # ends the processes' group
     ]
     driver = tmp_path / "driver.py"
     driver.write_text(

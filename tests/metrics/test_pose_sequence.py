@@ -188,8 +188,8 @@ def fill_to(poses, frames):
     ("case", "step", "root_index"),
     [("h36m_3d_w32", "", 0), ("h36m_3d_w32", "step8.", 0), ("h36m_2d_w8", "", None), ("h36m_2d_w8", "step3.", None)],
 )
-def test_evaluation_of_smoothnet(shared_data, case, step, root_index):
-    values = load_file(shared_data / "parity" / "smoothnet" / case / "io.safetensors")
+def test_evaluation_of_smoothnet(fixtures, case, step, root_index):
+    values = load_file(fixtures / "smoothnet" / case / "io.safetensors")
     dims, unit, outputs = (3, 1000, "sequence") if "3d" in case else (2, 1, "sequence_pixels")
     lists = {name: [] for name in ("predictions", "targets", "inputs")}
     for index in range(3):
@@ -237,8 +237,8 @@ def deciwatch_sequences(values, dims, interval, step="", scale=1.0):
     return lists
 
 
-def test_evaluation_of_deciwatch(shared_data):
-    values = load_file(shared_data / "parity" / "deciwatch" / "h36m_3d_n10_q2" / "io.safetensors")
+def test_evaluation_of_deciwatch(fixtures):
+    values = load_file(fixtures / "deciwatch" / "h36m_3d_n10_q2" / "io.safetensors")
     lists = deciwatch_sequences(values, 3, interval=10, scale=1000.0)
     denoised = lists.pop("denoised")
     figures = summarize_pose_sequences(**lists, sample_interval=10)
@@ -267,8 +267,8 @@ def test_evaluation_of_deciwatch(shared_data):
 
 
 @pytest.mark.parametrize("step", ["", "stepq3."])
-def test_pck_of_deciwatch(shared_data, step):
-    values = load_file(shared_data / "parity" / "deciwatch" / "jhmdb_2d_n5_q3" / "io.safetensors")
+def test_pck_of_deciwatch(fixtures, step):
+    values = load_file(fixtures / "deciwatch" / "jhmdb_2d_n5_q3" / "io.safetensors")
     size = np.array([320.0, 240.0])
     lists = deciwatch_sequences(values, 2, interval=5, step=step, scale=size)
     # Padding comes without a box, so that only a joint at the very place counts.

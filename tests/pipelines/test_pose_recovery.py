@@ -6,7 +6,7 @@ import torch
 
 from hvmodels.keypoint_sets import COCO17, LSP14, convert_keypoints
 from hvmodels.models.pose_sequence import DeciWatchFeatureExtractor, SmoothNetFeatureExtractor
-from hvmodels.pipelines.pose_recovery import prepare_poses, refine_tracks, restore_poses
+from hvmodels.pipelines.pose_recovery import prepare_poses, refine_tracks, restore_poses, track_batches
 
 
 class StraightLines:
@@ -121,6 +121,17 @@ def test_the_models_own_joints_and_smoothnet_need_no_conversion(extractor):
         outputs = {features.output_name: prepared.features["pose_values"]}
         (result,) = restore_poses(features, outputs, prepared)
         np.testing.assert_allclose(result["poses"], own, rtol=1e-6)
+
+
+def test_batches_of_similar_length():
+    lengths = {"a": 30, "b": 4, "c": 100, "d": 7, "e": 50, "f": 101, "g": 8}
+    tracks = {key: np.zeros((length, 2, 2)) for key, length in lengths.items()}
+    batches = list(
+        track_batches(tracks, None, {key: range(length) for key, length in lengths.items()}, 200, batch_size=2)
+    )
+    assert [list(batch["poses"]) for batch in batches] == [["b", "d"], ["g"], ["a", "e"], ["c", "f"]]
+    assert [list(batch["frame_indices"]) for batch in batches] == [list(batch["poses"]) for batch in batches]
+    assert all(batch["num_frames"] == 200 and batch["scores"] is None for batch in batches)
 
 
 @pytest.mark.parametrize(

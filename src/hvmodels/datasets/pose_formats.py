@@ -663,10 +663,10 @@ def convert_sequence(sequence: PoseSequence, target: KeypointSet | Sequence[str]
     if any(track.keypoints.shape[2] > 3 for track in sequence.tracks):
         raise ValueError("`sequence` must hold coordinates to be converted, and it holds rotations.")
     names = target.keypoints if isinstance(target, KeypointSet) else tuple(target)
-    weights, _ = conversion_matrix(sequence.keypoint_names, target)
-    shares = np.abs(weights) / np.maximum(np.abs(weights).sum(axis=1, keepdims=True), 1e-9)
     tracks = []
     for track in sequence.tracks:
+        weights, _ = conversion_matrix(sequence.keypoint_names, target, ~track.missing.all(axis=0))
+        shares = np.abs(weights) / np.maximum(np.abs(weights).sum(axis=1, keepdims=True), 1e-9)
         keypoints = convert_keypoints(track.keypoints, sequence.keypoint_names, target)
         scores = None if track.scores is None else np.where(np.isnan(keypoints[..., 0]), 0, track.scores @ shares.T)
         tracks.append(replace(track, keypoints=keypoints, scores=scores))

@@ -13,10 +13,9 @@ from transformers import Pipeline
 
 from ..datasets.pose_formats import read_poses
 from ..pose_sequences import PoseSequence
-from .pose_recovery import prepare_poses, restore_poses
+from .pose_recovery import DEFAULT_BATCH_SIZE, prepare_poses, restore_poses, track_batches
 
 
-DEFAULT_BATCH_SIZE = 16
 MISSING = ("fill", "nan")
 UNSEEN_JOINTS = ("nan", "raise")
 
@@ -188,17 +187,11 @@ class PoseRefinementPipeline(Pipeline):
             keypoint_names = job.sequence.keypoint_names if keypoint_names is None else keypoint_names
         feature_extractor = copy(self.feature_extractor)
         feature_extractor.unseen_joints = unseen_joints
-        job.batches = _batches({key: _length(poses) for key, poses in job.poses.items()}, batch_size)
-        for batch in job.batches:
-            prepared = prepare_poses(
-                feature_extractor,
-                {key: job.poses[key] for key in batch},
-                None if job.scores is None else {key: job.scores[key] for key in batch},
-                keypoint_names=keypoint_names,
-                **{name: _of_batch(value, batch) for name, value in timing.items()},
-                **options,
-            )
-            job.prepared.append(prepared)
+        lists = {name: value for name, value in timing.items() if isinstance(value, list | tuple)}
+        timing |= {name: dict(enumerate(value)) for name, value in lists.items() if value and np.ndim(value[0]) == 1}
+        for batch in track_batches(job.poses, job.scores, **timing, batch_size=batch_size):
+            job.batches.append(list(batch["poses"]))
+            job.prepared.append(prepare_poses(feature_extractor, **batch, keypoint_names=keypoint_names, **options))
         names = ("pose_values", "pose_mask")
         return {"job": job, "inputs": [{name: prepared.features[name] for name in names} for prepared in job.prepared]}
 
@@ -282,29 +275,6 @@ def _is_frames(value: Any) -> bool:
     if any(isinstance(item, Mapping) for item in value):
         raise TypeError("`data` must be a list with a list of persons for each frame, got a list of dicts.")
     return all(isinstance(item, list | tuple) and all(isinstance(person, dict) for person in item) for item in value)
-
-
-def _batches(lengths: dict[Hashable, int], batch_size: int) -> list[list[Hashable]]:
-    """Tracks that go together: at most `batch_size`, the longest at most twice the shortest."""
-    batches = []
-    for key in sorted(lengths, key=lengths.get):
-        if batches and len(batches[-1]) < batch_size and lengths[key] <= 2 * lengths[batches[-1][0]]:
-            batches[-1].append(key)
-        else:
-            batches.append([key])
-    return batches
-
-
-def _length(poses: Any) -> int:
-    """Frames, or 0 of what is no sequence at all, which the feature extractor refuses in its own words."""
-    return len(poses) if hasattr(poses, "__len__") and getattr(poses, "ndim", 1) > 0 else 0
-
-
-def _of_batch(values: Any, batch: list[Hashable]) -> Any:
-    """What belongs to the tracks of a batch, of values for all tracks alike, or a dict or list of each one's."""
-    if isinstance(values, list | tuple) and len(values) > 0 and np.ndim(values[0]) == 1:
-        values = dict(enumerate(values))
-    return {key: values[key] for key in batch} if isinstance(values, Mapping) else values
 
 
 def _like(source: Any, poses: np.ndarray) -> Any:

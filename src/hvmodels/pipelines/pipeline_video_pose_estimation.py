@@ -249,6 +249,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
             lambda image, boxes: estimate(image, boxes=boxes, **pose_options),
             boxes,
             reader,
+            options.interval,
             {"sigmas": self.keypoint_sigmas, "max_gap": max_gap, "min_score": min_score},
         )
 
@@ -308,8 +309,10 @@ class _GivenPoses(_Finder):
 class _Following(_Finder):
     """Persons of the first frame and, by boxes from their last poses, of the others."""
 
-    def __init__(self, estimate: Any, boxes: list | None, reader: VideoReader, follower_options: dict[str, Any]):
-        self.estimate, self.reader, self.options = estimate, reader, follower_options
+    def __init__(
+        self, estimate: Any, boxes: list | None, reader: VideoReader, interval: int, follower_options: dict[str, Any]
+    ):
+        self.estimate, self.reader, self.interval, self.options = estimate, reader, interval, follower_options
         self.follower = None if boxes is None else BoxFollower(boxes, reader.size, **follower_options)
         self.motion = MotionMap() if boxes is None else None
         self.next_search, self.next_id = 0, 1
@@ -318,13 +321,23 @@ class _Following(_Finder):
         boxes = {} if self.follower is None else self.follower.boxes_at(frame.index)
         if not boxes and self.motion is not None:
             boxes = self._search(frame)
+        persons = self._look(frame, boxes)
+        if self.interval > 1 and persons:
+            # The boxes were wide, and where persons may have gone; now they are known to be.
+            closer = self._look(
+                frame, {i: box for i, box in self.follower.boxes_at(frame.index).items() if i in persons}
+            )
+            persons |= {i: person for i, person in closer.items() if person["score"] >= persons[i]["score"]}
+        return [{**person, "track_id": track_id} for track_id, person in persons.items()]
+
+    def _look(self, frame: VideoFrame, boxes: dict[int, tuple]) -> dict[int, dict]:
+        """The persons who are found in the boxes."""
         if not boxes:
-            return []
+            return {}
         persons = dict(zip(boxes, self._persons(frame.image, list(boxes.values())), strict=True))
         keypoints = {track_id: _keypoints(person) for track_id, person in persons.items()}
         scores = {track_id: person["score"] for track_id, person in persons.items()}
-        found = self.follower.update(frame.index, keypoints, scores)
-        return [{**persons[track_id], "track_id": track_id} for track_id in found]
+        return {track_id: persons[track_id] for track_id in self.follower.update(frame.index, keypoints, scores)}
 
     def _search(self, frame: VideoFrame) -> dict[int, tuple]:
         """The box of a person, once a second."""

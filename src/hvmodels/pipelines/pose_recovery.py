@@ -7,7 +7,7 @@ the model gives it and as it would be, drawn straight likewise. The joint next t
 median distance.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ import numpy as np
 import torch
 
 from ..keypoint_sets import KeypointSet, canonical_name, conversion_matrix, convert_keypoints
+
+
+DEFAULT_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -177,12 +180,52 @@ def _straight(track: ConvertedTrack, values: np.ndarray, num_frames: int) -> np.
     return drawn
 
 
+def track_batches(
+    poses: Mapping[Hashable, Any],
+    scores: Mapping[Hashable, Any] | None = None,
+    frame_indices: Any = None,
+    num_frames: Any = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+) -> Iterator[dict[str, Any]]:
+    """Tracks that go together, since padding costs time and memory: the longest at most twice the shortest.
+
+    Args:
+        poses: See `prepare_poses`, as the others.
+        scores: For each track.
+        frame_indices: For all tracks or each.
+        num_frames: For all tracks or each.
+        batch_size: Tracks at most.
+
+    Yields:
+        The arguments of `prepare_poses`, by name.
+    """
+    lengths = {
+        key: len(track) if hasattr(track, "__len__") and getattr(track, "ndim", 1) else 0
+        for key, track in poses.items()
+    }
+    batches: list[list[Hashable]] = []
+    for key in sorted(lengths, key=lengths.get):
+        if batches and len(batches[-1]) < batch_size and lengths[key] <= 2 * lengths[batches[-1][0]]:
+            batches[-1].append(key)
+        else:
+            batches.append([key])
+    arguments = {"poses": poses, "scores": scores, "frame_indices": frame_indices, "num_frames": num_frames}
+    for batch in batches:
+        yield {
+            name: {key: value[key] for key in batch} if isinstance(value, Mapping) else value
+            for name, value in arguments.items()
+        }
+
+
 @torch.no_grad()
 def refine_tracks(
     model: Any,
     feature_extractor: Any,
     poses: Mapping[Hashable, Any],
     scores: Mapping[Hashable, Any] | None = None,
+    *,
+    frame_indices: Any = None,
+    num_frames: Any = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Refine or recover tracks in one go; the pipeline `pose-refinement` is for files and other inputs.
@@ -192,15 +235,20 @@ def refine_tracks(
         feature_extractor: Its feature extractor.
         poses: For each track (frames, joints, dims), NaN where missing.
         scores: For each track (frames, joints).
+        frame_indices: See `prepare_poses`.
+        num_frames: See `prepare_poses`.
         options: See `prepare_poses`.
 
     Returns:
-        See `restore_poses`.
+        See `restore_poses`, in the order of the tracks.
     """
-    prepared = prepare_poses(feature_extractor, poses, scores, **options)
-    values = prepared.features["pose_values"].to(model.device, model.dtype)
-    outputs = model(pose_values=values, pose_mask=prepared.features["pose_mask"].to(model.device))
-    return restore_poses(feature_extractor, outputs, prepared)
+    results = {}
+    for batch in track_batches(poses, scores, frame_indices, num_frames):
+        prepared = prepare_poses(feature_extractor, **batch, **options)
+        values = prepared.features["pose_values"].to(model.device, model.dtype)
+        outputs = model(pose_values=values, pose_mask=prepared.features["pose_mask"].to(model.device))
+        results |= dict(zip(batch["poses"], restore_poses(feature_extractor, outputs, prepared), strict=True))
+    return [results[key] for key in poses]
 
 
 def _names(keypoints: Sequence[str] | KeypointSet | None) -> Sequence[str]:
@@ -221,4 +269,4 @@ def _array(values: Any, name: str, num_joints: int) -> np.ndarray:
     return array
 
 
-__all__ = ["PreparedPoses", "prepare_poses", "refine_tracks", "restore_poses"]
+__all__ = ["DEFAULT_BATCH_SIZE", "PreparedPoses", "prepare_poses", "refine_tracks", "restore_poses", "track_batches"]

@@ -30,6 +30,21 @@ from ..models.pose_sequence.windows_pose_sequence import window_starts
 from .filters import GaussianFilter, OneEuroFilter, SavitzkyGolayFilter
 
 
+@dataclass
+class _Frame:
+    """Poses of one frame.
+
+    Args:
+        poses: Pose (joints, dims) by track.
+        stack: (tracks, joints, dims) all of them.
+        complete: Whether no joint is missing.
+    """
+
+    poses: dict[Hashable, np.ndarray]
+    stack: np.ndarray | None = None
+    complete: bool = True
+
+
 @dataclass(eq=False)
 class _Track:
     """A track on its way.
@@ -40,7 +55,7 @@ class _Track:
         start: Its first frame.
         last: The last frame that it had a pose in; once it has ended, its last frame.
         value: (joints, dims) its last pose, filled.
-        seen: (joints,) frame in which each joint was seen last, -1 for never.
+        seen: Frame in which each joint was seen last, (joints,), -1 for never; or one number for all of them.
         joints: (joints, dims) where that was.
         ended: Whether `last` is its end.
     """
@@ -50,8 +65,8 @@ class _Track:
     start: int
     last: int
     value: np.ndarray | None
-    seen: np.ndarray
-    joints: np.ndarray
+    seen: np.ndarray | int
+    joints: np.ndarray | None
     ended: bool = False
 
 
@@ -105,7 +120,7 @@ class PoseStream:
 
     def _reset(self):
         self._pushed = self._processed = self._emitted = 0  # numbers of frames
-        self._queue: deque[dict[Hashable, np.ndarray]] = deque()  # frames that wait for the end of pauses
+        self._queue: deque[_Frame] = deque()  # frames that wait for the end of pauses
         self._shape: tuple[int, int] | None = None
         self._tracks: dict[Hashable, _Track] = {}
         self._ended: list[_Track] = []  # with frames to come
@@ -146,9 +161,9 @@ class PoseStream:
         self._reset()
         return frames
 
-    def _read(self, poses: Mapping[Hashable, Any]) -> dict[Hashable, np.ndarray]:
+    def _read(self, poses: Mapping[Hashable, Any]) -> _Frame:
         if not poses:
-            return {}
+            return _Frame({})
         arrays = [
             pose.detach().cpu().numpy() if hasattr(pose, "detach") else np.asarray(pose) for pose in poses.values()
         ]
@@ -166,80 +181,84 @@ class PoseStream:
                     f"`poses` must all have the shape of the stream's first pose, {self._shape}, got {array.shape} for "
                     f"track {track_id!r}."
                 )
-        stack = np.stack(arrays).astype(self._engine.dtype)
+        stack = np.array(arrays, dtype=self._engine.dtype)
+        rows = dict(zip(poses, stack, strict=True))
         if np.isfinite(stack).all():
-            return dict(zip(poses, stack, strict=True))
+            return _Frame(rows, stack)
         if np.isinf(stack).any():
             raise ValueError("`poses` must be finite, or NaN for missing joints, got infinite values.")
         stack[np.isnan(stack).any(axis=2)] = np.nan
         # A pose without any joint is none.
-        return {track_id: pose for track_id, pose in zip(poses, stack, strict=True) if not np.isnan(pose).all()}
+        return _Frame({name: pose for name, pose in rows.items() if not np.isnan(pose).all()}, complete=False)
 
     def _process(self):
         """Take the oldest frame of the queue; those behind it tell how pauses go on."""
-        frame, given = self._processed, self._queue.popleft()
+        frame, entry = self._processed, self._queue.popleft()
+        given = entry.poses
         self._processed += 1
         tracks, ended = [], []
         for track_id, track in self._tracks.items():
-            pose = given.get(track_id)
+            pose, complete = given.get(track_id), entry.complete
             if pose is not None:
                 track.last = frame
             elif (frame - track.start) % self._engine.step == 0:
-                if not any(track_id in later for later in self._queue):
+                if not any(track_id in later.poses for later in self._queue):
                     ended.append(track)
                     continue
-                pose = np.full(self._shape, np.nan)
+                pose, complete = np.full(self._shape, np.nan, self._engine.dtype), False
             if pose is not None:
-                self._fill(track, pose, frame)
+                self._keep(track, pose, frame, complete)
             tracks.append(track)
         self._end(ended)
         for track_id, pose in given.items():
             if track_id not in self._tracks:
                 track = self._begin(track_id, frame)
-                self._fill(track, pose, frame)
+                self._keep(track, pose, frame, entry.complete)
                 tracks.append(track)
         if tracks:
-            self._engine.add(frame, tracks, np.stack([track.value for track in tracks]))
+            as_given = entry.stack is not None and [track.track_id for track in tracks] == list(given)
+            self._engine.add(frame, tracks, entry.stack if as_given else np.stack([track.value for track in tracks]))
 
     def _begin(self, track_id: Hashable, frame: int) -> _Track:
         slots = {track.slot for track in (*self._tracks.values(), *self._ended)}
         slot = next(slot for slot in range(len(slots) + 1) if slot not in slots)
         self._engine.reserve(slot + 1)
-        seen = np.full(self._shape[0], -1)
-        track = _Track(track_id, slot, frame, frame, None, seen, np.zeros(self._shape, self._engine.dtype))
+        track = _Track(track_id, slot, frame, frame, None, -1, None)
         self._tracks[track_id] = track
         return track
 
-    def _fill(self, track: _Track, pose: np.ndarray, frame: int):
+    def _keep(self, track: _Track, pose: np.ndarray, frame: int, complete: bool):
         """Make the pose the last one of the track, with its missing joints filled."""
-        missing = np.isnan(pose[:, 0])
-        if missing.any():
-            filled, unknown = pose.copy(), []
-            for joint in np.flatnonzero(missing):
-                ahead, place = self._next_seen(track.track_id, joint)
-                before = track.seen[joint]
-                if ahead and before >= 0:
-                    share = (frame - before) / (frame + ahead - before)
-                    filled[joint] = (1 - share) * track.joints[joint] + share * place
-                elif ahead:
-                    filled[joint] = place
-                elif before >= 0:
-                    filled[joint] = track.joints[joint]
-                else:
-                    unknown.append(joint)
-            known = np.delete(filled, unknown, axis=0)
-            filled[unknown] = known.mean(axis=0)
-            track.value = filled
-        else:
-            track.value = pose
-        track.joints[~missing] = pose[~missing]
-        track.seen[~missing] = frame
+        missing = None if complete else np.isnan(pose[:, 0])
+        if complete or not missing.any():
+            track.value = track.joints = pose
+            track.seen = frame
+            return
+        seen = np.array(np.broadcast_to(track.seen, missing.shape))
+        joints = np.zeros_like(pose) if track.joints is None else track.joints.copy()
+        filled, unknown = pose.copy(), []
+        for joint in np.flatnonzero(missing):
+            ahead, place = self._next_seen(track.track_id, joint)
+            before = seen[joint]
+            if ahead and before >= 0:
+                share = (frame - before) / (frame + ahead - before)
+                filled[joint] = (1 - share) * joints[joint] + share * place
+            elif ahead:
+                filled[joint] = place
+            elif before >= 0:
+                filled[joint] = joints[joint]
+            else:
+                unknown.append(joint)
+        filled[unknown] = np.delete(filled, unknown, axis=0).mean(axis=0)
+        joints[~missing], seen[~missing] = pose[~missing], frame
+        track.value, track.joints, track.seen = filled, joints, seen
 
     def _next_seen(self, track_id: Hashable, joint: int) -> tuple[int, np.ndarray | None]:
         """In how many frames a joint is seen next, and where; 0 if not soon enough."""
-        for ahead, poses in enumerate(self._queue, start=1):
-            if track_id in poses and not np.isnan(poses[track_id][joint, 0]):
-                return ahead, poses[track_id][joint]
+        for ahead, entry in enumerate(self._queue, start=1):
+            pose = entry.poses.get(track_id)
+            if pose is not None and not np.isnan(pose[joint, 0]):
+                return ahead, pose[joint]
         return 0, None
 
     def _end(self, tracks: list[_Track]):
@@ -268,7 +287,7 @@ class PoseStream:
 
 
 class _Engine:
-    """Buffers of the last frames of all tracks, `ring` of them, by slot and frame modulo `ring`.
+    """Buffers of the last frames of all tracks, by slot, and by frame modulo `ring` on the last axis.
 
     A frame's result may need `full_delay` later ones. Poses are needed in every `step`-th frame of a track.
     """
@@ -288,7 +307,7 @@ class _Engine:
 
     def buffer_shapes(self, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
         """Shape of what a track needs."""
-        return {"poses": (self.ring, *shape)}
+        raise NotImplementedError
 
     def reserve(self, slots: int):
         """Make room for so many tracks at once."""
@@ -308,13 +327,15 @@ class _Engine:
         """Refined poses (tracks, joints, dims) of a frame from what is known by now."""
         raise NotImplementedError
 
-    def poses(self, slots: np.ndarray, frames: np.ndarray) -> np.ndarray:
-        """Poses (tracks, frames, joints, dims) that were added; `frames` is (tracks or 1, frames)."""
-        return self.buffers["poses"][slots[:, None], frames % self.ring]
-
 
 def _slots(tracks: list[_Track]) -> np.ndarray:
     return np.array([track.slot for track in tracks])
+
+
+def _rows(slots: np.ndarray) -> np.ndarray | slice:
+    """The same as an index; a slice, which copies nothing, where slots are in order."""
+    in_order = slots[0] + len(slots) - 1 == slots[-1] and (np.diff(slots) == 1).all()
+    return slice(slots[0], slots[-1] + 1) if in_order else slots
 
 
 class _OneEuroEngine(_Engine):
@@ -332,8 +353,8 @@ class _OneEuroEngine(_Engine):
         for track, pose in zip(tracks, poses, strict=True):
             if track.start == frame:
                 filtered[track.slot], speed[track.slot] = pose, 0
-        slots = _slots(tracks)
-        _, (filtered[slots], speed[slots]) = self.one_euro.filter_from(poses[None], (filtered[slots], speed[slots]))
+        rows = _rows(_slots(tracks))
+        _, (filtered[rows], speed[rows]) = self.one_euro.filter_from(poses[None], (filtered[rows], speed[rows]))
 
     def result(self, frame: int, tracks: list[_Track]) -> np.ndarray:
         return self.buffers["filtered"][_slots(tracks)]
@@ -348,25 +369,31 @@ class _FilterEngine(_Engine):
         super().__init__(pose_filter.lookahead, pose_filter.history + pose_filter.lookahead + 1)
         self.pose_filter = pose_filter
 
+    def buffer_shapes(self, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        return {"poses": (*shape, self.ring)}
+
     def add(self, frame: int, tracks: list[_Track], poses: np.ndarray):
         self.frame = frame
-        self.buffers["poses"][_slots(tracks), frame % self.ring] = poses
+        self.buffers["poses"][_slots(tracks), ..., frame % self.ring] = poses
 
     def result(self, frame: int, tracks: list[_Track]) -> np.ndarray:
-        result = np.empty((len(tracks), *self.buffers["poses"].shape[2:]))
+        result = np.empty((len(tracks), *self.buffers["poses"].shape[1:-1]))
         groups = defaultdict(list)  # those that have the same frames
         for index, track in enumerate(tracks):
             last = track.last if track.ended else self.frame
             groups[max(track.start, frame - self.pose_filter.history), last].append(index)
         for (first, last), members in groups.items():
-            slots = _slots([tracks[index] for index in members])
-            poses = self.poses(slots, np.arange(first, last + 1)[None])
-            result[members] = self.pose_filter.filter(poses.swapaxes(0, 1))[frame - first]
+            places = np.arange(first, last + 1) % self.ring
+            poses = self.buffers["poses"][_slots([tracks[index] for index in members])][..., places]
+            result[members] = self.pose_filter.filter(np.moveaxis(poses, -1, 0))[frame - first]
         return result
 
 
 class _WindowEngine(_Engine):
-    """A model: sums of its windows, which are refined as soon as their last frame is there."""
+    """A model: sums of its windows, which are refined as soon as their last frame is there.
+
+    Poses and extents are kept twice, one ring behind the other, so that every window is a slice.
+    """
 
     dtype = np.float32
 
@@ -374,11 +401,10 @@ class _WindowEngine(_Engine):
         if model.training:
             raise ValueError("`smoother` must be in evaluation mode; call `model.eval()` first.")
         config = model.config
-        self.model, self.window = model, config.window_size
-        if config.model_type == "deciwatch":
-            self.step, self.given = config.sample_interval, config.window_size
-        else:
-            self.given = config.output_size
+        self.model, self.network, self.window = model, model.base_model, config.window_size
+        self.is_deciwatch = config.model_type == "deciwatch"
+        self.given = config.window_size if self.is_deciwatch else config.output_size
+        self.step = config.sample_interval if self.is_deciwatch else 1
         self.stride = config.window_stride if stride is None else stride
         if not 1 <= self.stride <= self.given or self.stride % self.step:
             raise ValueError(
@@ -391,35 +417,43 @@ class _WindowEngine(_Engine):
 
     def check_shape(self, shape: tuple[int, int]):
         config = self.model.config
-        if config.model_type == "deciwatch" and shape != (config.num_joints, config.joint_dim):
+        if self.is_deciwatch and shape != (config.num_joints, config.joint_dim):
             raise ValueError(
                 f"`poses` must have the shape that the model is made for, ({config.num_joints}, {config.joint_dim}), got "
                 f"{shape}."
             )
 
     def buffer_shapes(self, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-        return {"poses": (self.ring, *shape), "sums": (self.ring, *shape), "counts": (self.ring, 1, 1)}
+        ring = self.ring
+        return {"poses": (*shape, 2 * ring), "extents": (2 * ring,), "sums": (*shape, ring), "counts": (ring,)}
 
     def add(self, frame: int, tracks: list[_Track], poses: np.ndarray):
         self.frame = frame
         slots, place = _slots(tracks), frame % self.ring
-        self.buffers["poses"][slots, place] = poses
-        self.buffers["sums"][slots, place] = self.buffers["counts"][slots, place] = 0
-        starts = np.array([track.start for track in tracks])
-        first = frame - self.window + 1
-        slots = slots[(first >= starts) & ((first - starts) % self.stride == 0)]
-        if len(slots):
-            refined = self.refine(slots, np.full(len(slots), first), np.full(len(slots), frame))
-            places = (first + np.arange(self.given)) % self.ring
-            self.buffers["sums"][slots[:, None], places] += refined
-            self.buffers["counts"][slots[:, None], places] += 1
+        rows = _rows(slots)
+        extents = (poses.max(axis=1) - poses.min(axis=1)).max(axis=1)
+        for copy in (place, place + self.ring):
+            self.buffers["poses"][rows, ..., copy] = poses
+            self.buffers["extents"][rows, copy] = extents
+        self.buffers["sums"][rows, ..., place] = 0
+        self.buffers["counts"][rows, place] = 0
+        ages = frame - self.window + 1 - np.array([track.start for track in tracks])
+        due = (ages >= 0) & (ages % self.stride == 0)
+        if due.any():
+            slots = slots[due]
+            rows, stop = _rows(slots), place + self.ring + 1
+            refined = self.refine(
+                self.buffers["poses"][rows, ..., stop - self.window : stop],
+                self.buffers["extents"][rows, stop - self.window : stop],
+            )
+            self.sum_up(rows, stop - self.window, refined)
 
     def end(self, tracks: list[_Track]):
         """Refine the windows that reach over the end of a track, or end with it beside the stride."""
         windows = []
         for track in tracks:
             length = track.last - track.start + 1
-            if self.step > 1:  # up to the next pose that would be needed
+            if self.is_deciwatch:  # up to the next pose that would be needed
                 span = -(-(length - 1) // self.step) * self.step + 1
             else:  # so far that all frames come out
                 span = length + self.window - self.given
@@ -430,34 +464,55 @@ class _WindowEngine(_Engine):
         slots = _slots([track for track, _ in windows])
         firsts = np.array([track.start + start for track, start in windows])
         lasts = np.array([track.last for track, _ in windows])
-        for slot, first, last, refined in zip(slots, firsts, lasts, self.refine(slots, firsts, lasts), strict=True):
-            count = min(self.given, last - first + 1)
-            places = (first + np.arange(count)) % self.ring
-            self.buffers["sums"][slot, places] += refined[:count]
-            self.buffers["counts"][slot, places] += 1
+        for slot, first, last, refined in zip(
+            slots, firsts, lasts, self.refine_filled(slots, firsts, lasts), strict=True
+        ):
+            self.sum_up(slot, first, refined[..., : last - first + 1])
+
+    def sum_up(self, rows: np.ndarray | slice | int, first: int, refined: np.ndarray):
+        """Add refined poses (..., joints, dims, frames) from a frame on."""
+        start, frames = first % self.ring, refined.shape[-1]
+        head = min(self.ring - start, frames)  # up to the end of the ring; the rest goes to its beginning
+        for places, part in (
+            (slice(start, start + head), refined[..., :head]),
+            (slice(frames - head), refined[..., head:]),
+        ):
+            self.buffers["sums"][rows, ..., places] += part
+            self.buffers["counts"][rows, places] += 1
 
     def result(self, frame: int, tracks: list[_Track]) -> np.ndarray:
         slots, place = _slots(tracks), frame % self.ring
         counts = self.buffers["counts"][slots, place]
-        result = self.buffers["sums"][slots, place] / np.maximum(counts, 1)
-        bare = np.flatnonzero(counts[:, 0, 0] == 0)
+        result = self.buffers["sums"][slots, ..., place] / np.maximum(counts, 1)[:, None, None]
+        bare = np.flatnonzero(counts == 0)
         if len(bare):
             lasts = np.array([tracks[index].last if tracks[index].ended else self.frame for index in bare])
             starts = np.array([tracks[index].start for index in bare])
             firsts = np.maximum(lasts - self.window + 1 - starts, 0) // self.step * self.step + starts
             beyond = np.maximum(frame - firsts - self.given + 1, 0)
             firsts += -(-beyond // self.step) * self.step
-            refined = self.refine(slots[bare], firsts, lasts)
-            result[bare] = refined[np.arange(len(bare)), frame - firsts]
+            refined = self.refine_filled(slots[bare], firsts, lasts)
+            result[bare] = refined[np.arange(len(bare)), ..., frame - firsts]
         return result
 
-    def refine(self, slots: np.ndarray, firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
-        """Refined windows (windows, frames, joints, dims) by first frame; behind the last one of a track its pose goes on."""
-        frames = np.minimum(firsts[:, None] + np.arange(self.window), lasts[:, None])
-        windows = torch.from_numpy(self.poses(slots, frames))
+    def refine_filled(self, slots: np.ndarray, firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
+        """Windows by first frame, in which the pose of a last frame goes on, refined: (windows, joints, dims, frames)."""
+        places = np.minimum(firsts[:, None] + np.arange(self.window), lasts[:, None]) % self.ring
+        windows = np.moveaxis(self.buffers["poses"][slots[:, None], ..., places], 1, -1)
+        return self.refine(windows, self.buffers["extents"][slots[:, None], places])
+
+    def refine(self, windows: np.ndarray, extents: np.ndarray) -> np.ndarray:
+        """Refined windows (windows, joints, dims, frames); `extents` (windows, frames) are those of the poses."""
+        device, network = self.model.device, self.network
         with torch.inference_mode():
-            refined = self.model.refine_windows(windows.to(self.model.device, self.model.dtype))
-        return refined.float().cpu().numpy()
+            poses = torch.from_numpy(windows).to(device)
+            if self.is_deciwatch:
+                refined = network.refine_windows(poses.movedim(-1, 1).to(network.dtype)).movedim(1, -1)
+            else:
+                normalize = network.config.window_normalization == "person"
+                scales = network.scales(torch.from_numpy(extents).to(device)) if normalize else None
+                refined = network.refine_channels(poses.flatten(1, 2), scales).unflatten(1, poses.shape[1:3])
+            return refined.float().cpu().numpy()
 
 
 __all__ = ["PoseStream"]
