@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, PartialState
+from original_draws import OriginalShuffle
 from torch.utils.data import Sampler
 from transformers import HfArgumentParser, PreTrainedConfig, PreTrainedModel
 
@@ -80,7 +81,7 @@ class Recipe:
     last_step_weight: float = option(1.0, "SCINet: weight of the last step in the loss.")
     last_step_only: bool = option(False, "SCINet: train the forecast by its last step only.")
     loss_in_units: bool = option(False, "SCINet: take the loss in the data's units.")
-    double_precision: bool = option(False, "Train in float64.")
+    double_precision: bool = option(False, "Train in float64 (`protocol` ltsf).")
     selection: Literal["loss", "last_step", "mse", "mae"] = option(
         "loss",
         "Validation error that picks the best epoch: the loss, the error of the last step relative to its spread "
@@ -96,7 +97,10 @@ class Recipe:
     )
     epochs: int = option(10, "At most this many passes over the training windows.")
     patience: int = option(3, "Stop after this many epochs without a better validation error.")
-    seed: int = option(2021, "Of weights and shuffles.")
+    seed: int = option(2021, "Of weights, shuffles and dropout.")
+    original_draws: bool = option(
+        False, "SCINet: draw shuffles and dropout as its original code does from the same seed, see original_draws.py."
+    )
 
     def __post_init__(self):
         for name in ("batch_size", "epochs", "patience"):
@@ -116,6 +120,8 @@ class Recipe:
             raise ValueError(f"`features` must be M with `protocol` {self.protocol}, got {self.features}.")
         if self.selection == "last_step" and self.protocol != "financial":
             raise ValueError("`selection` last_step needs `protocol` financial.")
+        if self.original_draws and (self.variant != "scinet" or self.protocol == "pems"):
+            raise ValueError("`original_draws` is for `variant` scinet with `protocol` ltsf or financial.")
         if self.variant != "scinet":
             self.model_config(num_input_channels=1)
 
@@ -158,7 +164,8 @@ class Recipe:
                 self.data, *lengths, statistics="split" if self.paper_protocol else "train", **options
             )
         else:
-            options |= {"features": self.features, "target": self.target}
+            dtype = torch.float64 if self.double_precision else torch.float32
+            options |= {"features": self.features, "target": self.target, "dtype": dtype}
             if self.dataset is None:
                 data = LongTermForecastingData(self.data, *lengths, split=tuple(self.split), **options)
             else:
@@ -174,7 +181,12 @@ class Recipe:
         self.model_config(len(data.series.columns))
         return data
 
-    def build_model(self, data: ForecastingData) -> tuple[PreTrainedModel, "EpochShuffle"]:
+    @property
+    def keeps_partial_batch(self) -> bool:
+        """Whether the last windows of a shuffle make a smaller batch, as the original's financial code has it."""
+        return self.original_draws and self.protocol == "financial"
+
+    def build_model(self, data: ForecastingData) -> tuple[PreTrainedModel, "EpochShuffle | OriginalShuffle"]:
         """The model and the order of its training windows; those of linear models as the original draws them."""
         torch.manual_seed(self.seed)
         config = self.model_config(len(data.series.columns))
@@ -182,8 +194,11 @@ class Recipe:
         if self.variant == "dlinear" and self.weight_init == "average":
             # The first release drew a third layer, which it never used.
             torch.empty(self.prediction_length, self.context_length + 1).uniform_()
-        shuffle = EpochShuffle(len(data.train), self.epochs)
-        return (model.double() if self.double_precision else model), shuffle
+        model = model.double() if self.double_precision else model
+        if self.original_draws:
+            validation_windows = None if self.protocol == "financial" else len(data.validation)
+            return model, OriginalShuffle(model, len(data.train), validation_windows, self.batch_size)
+        return model, EpochShuffle(len(data.train), self.epochs)
 
     def build_optimizer(self, model: PreTrainedModel) -> torch.optim.Optimizer:
         return torch.optim.Adam(model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
@@ -221,12 +236,16 @@ class EpochShuffle(Sampler):
     def order(self, epoch: int) -> torch.Tensor:
         return torch.randperm(self.num_windows, generator=torch.Generator().manual_seed(self.seeds[epoch][1]))
 
-    def seed_dropout(self, epoch: int):
+    def start_epoch(self, epoch: int) -> torch.Tensor:
+        """Seed the epoch's dropout, another one in each process, and give its order."""
         torch.manual_seed(self.seeds[epoch][0] + PartialState().process_index)
+        return self.order(epoch)
+
+    def end_epoch(self) -> None:
+        """All validation windows count."""
 
     def __iter__(self) -> Iterator[int]:
-        self.seed_dropout(self.epoch)
-        return iter(self.order(self.epoch).tolist())
+        return iter(self.start_epoch(self.epoch).tolist())
 
 
 def evaluation_batches(windows: ForecastingWindows, indices: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
@@ -236,10 +255,17 @@ def evaluation_batches(windows: ForecastingWindows, indices: torch.Tensor) -> It
 
 
 @torch.inference_mode()
-def validation_error(recipe: Recipe, model: PreTrainedModel, data: ForecastingData, accelerator: Accelerator) -> float:
-    """What `recipe.selection` names, over all windows, shared by the processes."""
+def validation_error(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    data: ForecastingData,
+    accelerator: Accelerator,
+    indices: torch.Tensor | None = None,
+) -> float:
+    """What `recipe.selection` names, over all windows or those of `indices`, shared by the processes."""
     windows, scale = data.validation, torch.tensor(validation_scale(recipe, data), device=accelerator.device)
-    share = torch.arange(accelerator.process_index, len(windows), accelerator.num_processes)
+    indices = torch.arange(len(windows)) if indices is None else indices
+    share = indices[accelerator.process_index :: accelerator.num_processes]
     arguments = {name: value.to(accelerator.device) for name, value in recipe.loss_arguments(data).items()}
     total = 0.0
     for batch in evaluation_batches(windows, share):
@@ -259,8 +285,8 @@ def validation_error(recipe: Recipe, model: PreTrainedModel, data: ForecastingDa
     if not math.isfinite(total):
         raise ValueError("Training diverged: the validation error is not finite. Lower `learning_rate`.")
     if recipe.selection == "last_step":
-        return math.sqrt(total / len(windows)) / data.rse_denominator
-    return total / len(windows)
+        return math.sqrt(total / len(indices)) / data.rse_denominator
+    return total / len(indices)
 
 
 def validation_scale(recipe: Recipe, data: ForecastingData) -> list[float]:

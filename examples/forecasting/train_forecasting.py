@@ -56,6 +56,8 @@ def last_checkpoint(output_dir: Path) -> str | None:
 
 def main(arguments: list[str] | None = None):
     recipe, options = parse_arguments(__doc__, arguments)
+    if recipe.original_draws:
+        raise ValueError("`original_draws` needs the plain loop, train_forecasting_accelerate.py.")
     output_dir = Path(options.output_dir)
     args = TrainingArguments(
         output_dir=options.output_dir,

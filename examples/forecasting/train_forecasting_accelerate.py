@@ -22,6 +22,8 @@ def train(
         raise ValueError(
             f"`batch_size` must be a multiple of the {accelerator.num_processes} processes, got {recipe.batch_size}."
         )
+    if recipe.original_draws and accelerator.num_processes > 1:
+        raise ValueError(f"`original_draws` needs one process, got {accelerator.num_processes}.")
     model, shuffle = recipe.build_model(data)
     model.to(accelerator.device)
     optimizer = recipe.build_optimizer(model)
@@ -32,8 +34,8 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history, best_weights = state["history"], state["best_weights"]
+        torch.set_rng_state(state["random_state"])
     parallel_model = accelerator.prepare_model(model)
-    steps = len(data.train) // recipe.batch_size
     best = min(history, key=lambda entry: entry["validation_error"], default=None)
 
     for epoch in range(len(history), recipe.epochs):
@@ -41,11 +43,13 @@ def train(
             break
         learning_rate = recipe.learning_rate * recipe.learning_rate_factor(epoch)
         optimizer.param_groups[0]["lr"] = learning_rate
-        order = shuffle.order(epoch)[: steps * recipe.batch_size].view(steps, accelerator.num_processes, share)
+        order = shuffle.start_epoch(epoch)
+        if not recipe.keeps_partial_batch:
+            order = order[: len(order) // recipe.batch_size * recipe.batch_size]
+        batches = order.split(share)[accelerator.process_index :: accelerator.num_processes]
         train_loss = torch.zeros((), device=accelerator.device)
         model.train()
-        shuffle.seed_dropout(epoch)
-        for indices in order[:, accelerator.process_index]:
+        for indices in batches:
             batch = {name: value.to(accelerator.device) for name, value in data.train.__getitems__(indices).items()}
             loss = parallel_model(**batch, **loss_arguments).loss
             accelerator.backward(loss)
@@ -56,8 +60,8 @@ def train(
         entry = {
             "epoch": epoch + 1,
             "learning_rate": learning_rate,
-            "train_loss": accelerator.reduce(train_loss, "mean").item() / steps,
-            "validation_error": validation_error(recipe, model, data, accelerator),
+            "train_loss": accelerator.reduce(train_loss, "mean").item() / len(batches),
+            "validation_error": validation_error(recipe, model, data, accelerator, shuffle.end_epoch()),
         }
         history.append(entry)
         if best is None or entry["validation_error"] < best["validation_error"]:
@@ -65,7 +69,7 @@ def train(
             best_weights = {name: value.clone() for name, value in model.state_dict().items()}
         if state_file is not None and accelerator.is_main_process:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"history": history, "best_weights": best_weights}
+            state |= {"history": history, "best_weights": best_weights, "random_state": torch.get_rng_state()}
             torch.save(state, state_file.with_suffix(".part"))
             os.replace(state_file.with_suffix(".part"), state_file)
             print(

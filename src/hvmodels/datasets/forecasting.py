@@ -98,12 +98,20 @@ class ForecastingWindows(Dataset):
         context_length: Past steps of a window.
         prediction_length: Future steps of a window.
         stride: Steps from the start of a window to that of the next.
+        dtype: Of the windows.
 
     Raises:
         ValueError: If the series is shorter than one window or not finite, or a length or the stride is not positive.
     """
 
-    def __init__(self, values: np.ndarray, context_length: int, prediction_length: int, stride: int = 1):
+    def __init__(
+        self,
+        values: np.ndarray,
+        context_length: int,
+        prediction_length: int,
+        stride: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ):
         lengths = {"context_length": context_length, "prediction_length": prediction_length, "stride": stride}
         for name, value in lengths.items():
             if not isinstance(value, int) or value < 1:
@@ -122,7 +130,7 @@ class ForecastingWindows(Dataset):
         self.values = values
         self.context_length = context_length
         self.prediction_length = prediction_length
-        rows = torch.as_tensor(values, dtype=torch.float32)
+        rows = torch.as_tensor(values, dtype=dtype)
         self._windows = (
             rows.T.contiguous().unfold(1, length, stride).transpose(0, 1)
         )  # (windows, channels, length), a view
@@ -131,7 +139,7 @@ class ForecastingWindows(Dataset):
         return len(self._windows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """`past_values` (context_length, channels) and `future_values` (prediction_length, channels), float32."""
+        """`past_values` (context_length, channels) and `future_values` (prediction_length, channels)."""
         return {name: value[0] for name, value in self.__getitems__([range(len(self))[index]]).items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
@@ -162,6 +170,7 @@ class LongTermForecastingData:
         target: Column of `"S"`, None for the last one.
         scale: Whether values are standardised by the training rows.
         feature_extractor_class: Class of `feature_extractor`.
+        dtype: Of the windows.
         read_options: Further arguments of `read_series`.
 
     Attributes:
@@ -182,6 +191,7 @@ class LongTermForecastingData:
         target: str | None = None,
         scale: bool = True,
         feature_extractor_class: type[ForecastingFeatureExtractor] = ForecastingFeatureExtractor,
+        dtype: torch.dtype = torch.float32,
         **read_options,
     ):
         if features not in ("M", "S", "MS"):
@@ -204,7 +214,9 @@ class LongTermForecastingData:
             self.feature_extractor.standardization = "none"
         values = self.feature_extractor.standardize(series.values)
         self.train, self.validation, self.test = (
-            ForecastingWindows(values[start:stop], context_length, prediction_length) if stop > start else None
+            ForecastingWindows(values[start:stop], context_length, prediction_length, dtype=dtype)
+            if stop > start
+            else None
             for start, stop in self.slices
         )
 

@@ -131,7 +131,8 @@ class SCINetTree(nn.Module):
 
     def __init__(self, config: SCINetConfig):
         super().__init__()
-        self.num_levels, self.groups, self.dropout = config.num_levels, config.groups, config.dropout
+        self.num_levels, self.groups = config.num_levels, config.groups
+        self.dropout = nn.Dropout(config.dropout)
         overhang = config.kernel_size - 1
         self.padding = (overhang // 2 + 1, overhang - overhang // 2 + 1)
         channels, hidden = config.num_input_channels // config.groups, config.hidden_channels // config.groups
@@ -201,7 +202,7 @@ class SCINetTree(nn.Module):
         padded = nn.functional.pad(halves.flatten(0, 2), (0, 0, *self.padding), mode="replicate")
         grouped = padded.unflatten(0, (len(input_weight), -1))
         hidden = nn.functional.leaky_relu_(convolve_time(grouped, input_weight, input_bias), LEAKY_SLOPE)
-        hidden = nn.functional.dropout(hidden, self.dropout, self.training)
+        hidden = self.dropout(hidden)
         return torch.tanh(convolve_time(hidden, output_weight, output_bias)).view(halves.shape)
 
 
