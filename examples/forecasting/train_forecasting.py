@@ -24,10 +24,10 @@ class ForecastingTrainer(Trainer):
     def __init__(self, *args, recipe: Recipe, data: ForecastingData, shuffle: EpochShuffle, **kwargs):
         super().__init__(*args, **kwargs)
         self.recipe, self.data, self.shuffle = recipe, data, shuffle
-        self.loss_arguments = recipe.loss_arguments(data)
+        self.loss_arguments = {name: value.to(self.args.device) for name, value in recipe.loss_arguments(data).items()}
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        return super().compute_loss(model, {**inputs, **self._prepare_inputs(self.loss_arguments)}, *args, **kwargs)
+        return super().compute_loss(model, {**inputs, **self.loss_arguments}, *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(

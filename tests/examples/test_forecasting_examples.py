@@ -292,7 +292,7 @@ def scinet_run(recipe_module, csv_file, monkeypatch):
         monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
         folder.mkdir(exist_ok=True)
         recipe = folder.parent / f"{protocol}.json"
-        recipe.write_text(json.dumps({**SCINET, "protocol": protocol, "batch_size": 32, **PROTOCOLS[protocol]}))
+        recipe.write_text(json.dumps({**SCINET, "protocol": protocol, "batch_size": 64, **PROTOCOLS[protocol]}))
         main = {SCRIPTS[0]: train_forecasting, SCRIPTS[1]: train_forecasting_accelerate}[script].main
         main([f"--recipe={recipe}", f"--data={csv_file}", f"--output_dir={folder}", *options])
         return folder
@@ -319,13 +319,40 @@ def csv_rows(channels, rows):
     return pd.DataFrame(np.ones((rows, channels)), columns=[f"channel {index}" for index in range(channels)])
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_scinet_resumes_exactly(script, scinet_run, tmp_path):
-    """Dropout included: its masks depend on seed, epoch and process only."""
-    whole = scinet_run(script, tmp_path / "whole", "financial")
-    scinet_run(script, tmp_path / "parts", "financial", "--epochs=1")
+@pytest.mark.parametrize(
+    ("script", "options"), [(SCRIPTS[0], []), (SCRIPTS[1], []), (SCRIPTS[1], ["--original_draws"])]
+)
+def test_scinet_resumes_exactly(script, options, scinet_run, tmp_path):
+    """Dropout included: its masks depend on seed, epoch and process only, or on a random state that is kept."""
+    whole = scinet_run(script, tmp_path / "whole", "financial", *options)
+    scinet_run(script, tmp_path / "parts", "financial", "--epochs=1", *options)
     (tmp_path / "parts" / "metrics.json").unlink()
-    parts = scinet_run(script, tmp_path / "parts", "financial", "--resume")
+    parts = scinet_run(script, tmp_path / "parts", "financial", "--resume", *options)
     torch.testing.assert_close(*(load_file(folder / "model.safetensors") for folder in (whole, parts)), rtol=0, atol=0)
     reports = [json.loads((folder / "metrics.json").read_text()) for folder in (whole, parts)]
     assert reports[0]["history"] == reports[1]["history"] and reports[0]["test"] == reports[1]["test"]
+
+
+def test_original_draws_repeat_the_original(recipe_module, shared_data):
+    """The loss of the 100th step that the original's code prints for ETTh1 48 to 24 with `--RIN True` on a CPU."""
+    values = recipe_module.read_recipe(str(SCINET_RECIPES), "etth1_M_24")
+    values |= {"data": str(shared_data / "data" / "long_term_forecasting" / "ETTh1.csv"), "original_draws": True}
+    recipe = recipe_module.Recipe(**values, use_reversible_instance_norm=True)
+    data = recipe.load_data()
+    model, shuffle = recipe.build_model(data)
+    optimizer = recipe.build_optimizer(model)
+    model.train()
+    for indices in shuffle.start_epoch(0).split(recipe.batch_size)[:100]:
+        loss = model(**data.train.__getitems__(indices)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() == pytest.approx(0.3647595, abs=6e-8)
+
+
+def test_original_draws_where_they_cannot_be(recipe_module, scinet_run, tmp_path):
+    with pytest.raises(ValueError, match="needs the plain loop"):
+        scinet_run(SCRIPTS[0], tmp_path / "run", "ltsf", "--original_draws")
+    for options in ({}, {"variant": "scinet", "protocol": "pems"}):
+        with pytest.raises(ValueError, match="`original_draws` is for"):
+            recipe_module.Recipe(original_draws=True, **options)
