@@ -157,7 +157,7 @@ class SmoothNetTraining:
     def refine(self, poses: torch.Tensor, joints: torch.Tensor) -> torch.Tensor:
         """Some joints (sequences, joints) of sequences (sequences, frames, 17, dims), by every fourth window."""
         network, window = self.model.smoothnet, self.model.config.window_size
-        scales = network.scales(network.extents(poses).unfold(1, window, self.stride)).flatten() / self.size
+        scales = extent(poses).unfold(1, window, self.stride).median(-1).values.flatten() / self.size
         windows = poses.unfold(1, window, self.stride).take_along_dim(joints[:, None, :, None, None], 2)
         refined = network.refine_channels(windows.flatten(0, 1).flatten(1, 2), scales).unflatten(0, windows.shape[:2])
         starts = range(0, poses.shape[1] - window + 1, self.stride)
