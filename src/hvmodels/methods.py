@@ -157,6 +157,18 @@ METHODS = {
             converter="ltsf_linear:convert",
         ),
         Method(
+            name="scinet",
+            title="SCINet",
+            paper="2106.09305",
+            original="cure-lab/SCINet",
+            config=forecasting.SCINetConfig,
+            model=forecasting.SCINetModel,
+            heads={"AutoModelForTimeSeriesPrediction": forecasting.SCINetForPrediction},
+            feature_extractor=forecasting.SCINetFeatureExtractor,
+            task="time-series-forecasting",
+            converter="scinet:convert",
+        ),
+        Method(
             name="ed-pose",
             title="ED-Pose",
             paper="2302.01593",
@@ -204,6 +216,7 @@ METHODS = {
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.DeciWatchForPoseRecovery},
             feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
             task="pose-refinement",
+            converter="deciwatch:convert",
         ),
     )
 }
