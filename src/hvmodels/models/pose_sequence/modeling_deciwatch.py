@@ -205,9 +205,8 @@ class DeciWatchAttention(nn.Module):
             key_position: (keys, hidden_size).
             attention_bias: Added to the scores, (queries or 1, keys).
         """
-        few_keys = key_states.shape[1] * self.num_heads <= query_states.shape[2] and len(key_position) < len(
-            query_position
-        )
+        queries, keys = len(query_position), len(key_position)
+        few_keys = keys < queries and keys * self.num_heads <= self.config.hidden_size
         if few_keys and self.config._attn_implementation == "sdpa":
             return self._attend_to_few(query_states + query_position, key_states, key_position, attention_bias), None
         query, key, value = (
@@ -219,7 +218,7 @@ class DeciWatchAttention(nn.Module):
             )
         )
         if attention_bias is not None:
-            attention_bias = attention_bias.expand(1, 1, query.shape[2], key.shape[2])
+            attention_bias = attention_bias.expand(1, 1, queries, keys)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.dropout if self.training else 0.0
         output, weights = attend(
