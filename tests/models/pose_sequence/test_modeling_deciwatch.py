@@ -1,11 +1,20 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import PreTrainedModel
 
 from hvmodels.models.pose_sequence import DeciWatchConfig, DeciWatchForPoseRecovery, DeciWatchModel
 from hvmodels.models.pose_sequence.modeling_deciwatch import WINDOWS_AT_ONCE, interpolation_matrix, person_frame
-from tests.modeling_checks import ConfigChecks, ModelChecks, assert_equal, seeded, with_random_weights
+from tests.modeling_checks import (
+    ConfigChecks,
+    ModelChecks,
+    assert_equal,
+    seed_of_each_module,  # noqa: F401
+    seeded,
+    with_random_weights,
+)
+
+
+pytestmark = pytest.mark.usefixtures("seed_of_each_module")
 
 
 SIZES = {"num_joints": 3, "sample_interval": 4, "num_intervals": 3, "hidden_size": 8, "num_attention_heads": 2}
@@ -33,20 +42,6 @@ def make_poses(config, *shape):
 @pytest.fixture(params=["3d"])
 def config(request):
     return make_config(request.param)
-
-
-@pytest.fixture(autouse=True)
-def seed_of_each_module(monkeypatch):
-    """Start the initialisation of every module from one seed, since constructors draw numbers and the meta device does not."""
-    initialize = PreTrainedModel._initialize_weights
-
-    def initialize_from_one_seed(self, module, *arguments):
-        state = torch.get_rng_state()
-        torch.manual_seed(0)
-        initialize(self, module, *arguments)
-        torch.set_rng_state(state)
-
-    monkeypatch.setattr(PreTrainedModel, "_initialize_weights", initialize_from_one_seed)
 
 
 class TestDeciWatch(ModelChecks):
