@@ -11,7 +11,9 @@ import argparse
 import importlib
 import os
 import platform
+import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +24,9 @@ import numpy as np
 import torch
 from timing import cpu_seconds, print_times
 
-from hvmodels import SmoothNetForPoseRefinement
+from hvmodels import SmoothNetForPoseRefinement, default_model
 from hvmodels.conversion.smoothnet import convert_state_dict
+from hvmodels.smoothing.streaming import PoseStream
 
 
 PARTS = ("sequence", "training", "streaming")
@@ -128,7 +131,22 @@ def _step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
 
 
 def benchmark_streaming(original: SimpleNamespace, repeats: int):
-    """One new window a track; the original has no streaming, its network gets all tracks at once."""
+    """One new frame of each track; the original has no streaming, its network gets the last windows of all tracks."""
+    default = SmoothNetForPoseRefinement.from_pretrained(default_model("smoothnet-any-pose")).eval()
+    for dims in (2, 3):
+        stream = PoseStream(default)
+        frames = make_poses(400)[..., :dims].numpy()
+
+        def push_all(stream=stream, frames=frames):
+            for pose in frames:
+                stream.push({track: pose + track for track in range(TRACKS)})
+
+        push_all()
+        times = [seconds / len(frames) for seconds in cpu_seconds({"": push_all}, repeats)[""]]
+        title = f"a frame of {TRACKS} tracks in {dims}D, embedded model, delay of {stream.delay} frames"
+        print(
+            f"{title}: minimum {1000 * min(times):.2f} ms, median {1000 * statistics.median(times):.2f} ms", flush=True
+        )
     for name, (window_size, *_) in SIZES.items():
         theirs, ours = (model.eval() for model in make_pair(original, name))
         windows = make_poses(TRACKS * window_size).view(TRACKS, window_size, *JOINTS)
@@ -141,7 +159,11 @@ def benchmark_streaming(original: SimpleNamespace, repeats: int):
         def refine(ours=ours, windows=windows):
             return ours.refine_windows(windows)
 
-        contenders = {"original": refine_originally, "ours": refine}
+        stream = PoseStream(ours)
+        frame = {track: windows[track, 0].numpy() for track in range(TRACKS)}
+        for _ in range(window_size):
+            stream.push(frame)
+        contenders = {"original": refine_originally, "ours": refine, "ours, stream": partial(stream.push, frame)}
         print_times(f"one new window of {TRACKS} tracks, {name}", cpu_seconds(contenders, 10 * repeats))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from motion_windows import Augmentation, MotionWindows, extent
+from safetensors.torch import load_file, save_file
 
 from hvmodels import (
     DeciWatchConfig,
@@ -62,6 +63,7 @@ class SmoothNetTraining:
     """
 
     steps, learning_rate, average = 16000, 2e-3, 0.999
+    stored_as_half = False
     sequences, joints, stride = 12, 4, 4
     acceleration_weight, clean_weight = 4.0, 2.0
     augmentation = Augmentation(stored=0.5, clean=0.25)
@@ -155,7 +157,7 @@ class SmoothNetTraining:
     def refine(self, poses: torch.Tensor, joints: torch.Tensor) -> torch.Tensor:
         """Some joints (sequences, joints) of sequences (sequences, frames, 17, dims), by every fourth window."""
         network, window = self.model.smoothnet, self.model.config.window_size
-        scales = network.scales(network.extents(poses).unfold(1, window, self.stride)).flatten() / self.size
+        scales = extent(poses).unfold(1, window, self.stride).median(-1).values.flatten() / self.size
         windows = poses.unfold(1, window, self.stride).take_along_dim(joints[:, None, :, None, None], 2)
         refined = network.refine_channels(windows.flatten(0, 1).flatten(1, 2), scales).unflatten(0, windows.shape[:2])
         starts = range(0, poses.shape[1] - window + 1, self.stride)
@@ -178,6 +180,7 @@ class DeciWatchTraining:
     """
 
     average = 0.998
+    stored_as_half = True
     widths = (3.0, 5.0, 9.0, 15.0)  # frames
     # What the first units of the decoder are for: the position code, constants that keep the layer norm from changing with
     # the poses, and what is learnt; the last ones hold the corners, `corner_scale` times.
@@ -292,6 +295,11 @@ TRAININGS = {
 }
 
 
+def halve(path: Path):
+    """Store weights as float16, half the size; they load as the float32 of `config.json`."""
+    save_file({name: value.half() for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+
+
 def measure(model: torch.nn.Module, path: Path, kind: str) -> str:
     """Error, difference of accelerations, and error on true poses, on the validation sequences; pelvis left out in 3D."""
     sums, counts = torch.zeros(3), torch.zeros(3)
@@ -352,6 +360,8 @@ def main(arguments: list[str] | None = None):
         if step % args.report_steps == 0 or step == steps:
             result = training.finished(averaged)
             result.save_pretrained(args.output_dir)
+            if training.stored_as_half:
+                halve(args.output_dir / "model.safetensors")
             figures = [measure(result, args.data, kind) for kind in kinds] if args.validate else []
             loss = f"loss {sum(losses) / len(losses):.4f}"
             print(f"step {step}", loss, *figures, f"{time.process_time():.0f} s of CPU", sep="; ", flush=True)

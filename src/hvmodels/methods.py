@@ -216,6 +216,7 @@ METHODS = {
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.DeciWatchForPoseRecovery},
             feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
             task="pose-refinement",
+            converter="deciwatch:convert",
         ),
     )
 }

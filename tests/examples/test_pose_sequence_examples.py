@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModelForTimeSeriesPrediction
 
-import hvmodels
+import hvmodels  # noqa: F401
 from hvmodels.conversion import convert_checkpoint
 from hvmodels.datasets.pose_sequence import PosePair
 from hvmodels.datasets.sequence_archives import read_sequence_archive, write_sequence_archive
@@ -324,8 +324,6 @@ def test_conversion_of_a_folder(scripts, release, tmp_path):
 def test_evaluation_of_a_release_equals_the_original(scripts, shared_data, case, estimator, figures, tmp_path, capsys):
     """From the released layout and an original checkpoint to the figures that the original's own evaluation gives."""
     release, name = case.split("/")
-    if hvmodels.METHODS[release].converter is None:
-        pytest.skip("has no converter")
     dataset, representation = name.split("_")[0], name.split("_")[1].upper()
     stored = load_file(shared_data / "parity" / case / "io.safetensors")
     key = f"joints_{representation.lower()}"

@@ -477,5 +477,15 @@ def test_memory_holds_a_few_frames(estimator):
     assert most <= 4
 
 
-def test_keypoints_of_coco_are_known():
-    assert set(NAMES) <= set(COCO17.keypoints)
+@pytest.mark.parametrize(
+    "names", [COCO17.keypoints, [f"marker {index}" for index in range(17)]], ids=["coco", "foreign"]
+)
+def test_given_poses_may_have_other_keypoints(estimator, tmp_path, names):
+    """Than the model: their own spread and links are taken where they are known."""
+    poses = []
+    for t in range(6):
+        points = [{"label": name, "x": 30.0 + t + i, "y": 20.0 + 2 * i, "score": 0.9} for i, name in enumerate(names)]
+        poses.append([{"score": 0.9, "keypoints": points}])
+    sequence = estimator([frame()] * 6, poses=poses, output_video=tmp_path / "a.mp4")
+    assert sequence.track_ids == [1] and sequence.keypoint_names == tuple(names)
+    np.testing.assert_allclose(sequence[1].keypoints[2:4, 0, 0], [32, 33], atol=1e-4)

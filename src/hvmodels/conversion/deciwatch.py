@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..models.pose_sequence import DeciWatchConfig, DeciWatchForPoseRecovery
+from ..keypoint_sets import HUMAN36M17_LEFT_FIRST, JHMDB15, LSP14, SMPL24
+from ..models.pose_sequence import DeciWatchConfig, DeciWatchFeatureExtractor, DeciWatchForPoseRecovery
 from .checkpoints import flatten_options
 
 
@@ -30,18 +31,68 @@ NAMES = [
 # Queries, keys and values are one matrix there.
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 JOINT_DIMS = {"2D": 2, "3D": 3, "smpl": 6}
-# Numbers of a pose in the published models: 17 or 14 joints in 3-D, 15 in 2-D, 24 rotations.
-PUBLISHED_JOINT_DIMS = {51: 3, 42: 3, 30: 2, 144: 6}
+# Joints of the published models by their number and the numbers of each, and those whose mean is the root.
+PUBLISHED_JOINTS = {
+    (17, 3): (HUMAN36M17_LEFT_FIRST, [0]),
+    (14, 3): (LSP14, [2, 3]),
+    (15, 2): (JHMDB15, None),
+    (24, 6): (SMPL24, None),
+}
+PUBLISHED_JOINT_DIMS = {count * dim: dim for count, dim in PUBLISHED_JOINTS}
 PUBLISHED_INTERVAL = 10
+# Options for the frames of an interval and the intervals of a window, mmhuman3d's last.
+WINDOW_OPTIONS = (("INTERVAL_N", "SAMPLE_INTERVAL", "interval"), ("SLIDE_WINDOW_Q", "slide_window_q"))
 ORIGINAL_FILE = re.compile(r"(?:^|[_.-])i(\d+)_q(\d+)(?!\d)")
 MMHUMAN3D_FILE = re.compile(r"interval(\d+)_q(\d+)(?!\d)")
+
+
+def convert(
+    weights: Mapping[str, torch.Tensor], options: Mapping[str, Any], source: Path
+) -> tuple[DeciWatchForPoseRecovery, DeciWatchFeatureExtractor]:
+    """Turn a state dict into model and feature extractor.
+
+    Weights do not tell the frames of an interval, the intervals of a window and the number of heads. The first two are taken
+    from the options, else from a file name such as `checkpoint_i5_q20.pth.tar` (original) or
+    `deciwatch_interval5_q3.pth.tar` (mmhuman3d), else they are those of the published model with 10 frames an interval,
+    with a warning; the heads are 4 if the options name no other number.
+
+    Args:
+        weights: State dict of the original or of mmhuman3d.
+        options: Options of the original or of mmhuman3d by their names, at any depth: `INTERVAL_N` or `SAMPLE_INTERVAL`
+            (mmhuman3d: `interval`), `SLIDE_WINDOW_Q` (`slide_window_q`), `SLIDE_WINDOW_STEP_Q`, `ENCODER_HEAD`,
+            `DROPOUT`, `DECODER`, `W_DENOISE`, `LAMADA`, `BODY_REPRESENTATION`, `KEYPOINT_ROOT` (of `DATASET_NAME`, where
+            there are several), `ROOT_RELATIVE` (whether the root is taken off 3-D poses), `USE_6D_SMPL`; and
+            `memory_mask_type`, which is `"boolean"` for mmhuman3d and `"additive"` for the original if not given.
+        source: The checkpoint's path.
+
+    Raises:
+        ValueError: If names, shapes or options do not fit together.
+    """
+    options = _own_options(options)
+    config, state_dict = convert_state_dict(weights, options, source)
+    model = DeciWatchForPoseRecovery(config).to(state_dict["deciwatch.encoder_head.weight"].dtype).eval()
+    model.load_state_dict(state_dict, strict=True)
+    processor = {"sample_interval": config.sample_interval, "joint_dim": config.joint_dim}
+    joints, root = PUBLISHED_JOINTS.get((config.num_joints, config.joint_dim), (None, None))
+    if joints is None:
+        processor["num_joints"] = config.num_joints
+    else:
+        processor["keypoint_names"] = list(joints.keypoints)
+    if config.joint_dim == 2:
+        processor["normalization"] = "image"
+    elif config.joint_dim == 3 and _representation(options) != "smpl":
+        root = options.get("KEYPOINT_ROOT", root) if options.get("ROOT_RELATIVE", True) else None
+        processor |= {"unit": "metre", "root_indices": root}
+    elif _is_mmhuman3d(options, source):
+        processor["rotation_layout"] = "rows"  # of PyTorch3D
+    return model, DeciWatchFeatureExtractor(**processor)
 
 
 def convert_state_dict(
     weights: Mapping[str, torch.Tensor], options: Mapping[str, Any], source: Path | None = None
 ) -> tuple[DeciWatchConfig, dict[str, torch.Tensor]]:
     """Configuration and state dict of `DeciWatchForPoseRecovery`; see `convert`."""
-    options = flatten_options(options)
+    options = _own_options(options)
     state_dict, unknown = {}, []
     for name, tensor in weights.items():
         converted = _rename(name)
@@ -79,6 +130,20 @@ def convert_state_dict(
     return config, state_dict
 
 
+def _own_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their own names, those of the data set in use before those of the others."""
+    datasets, name = options.get("DATASET"), str(options.get("DATASET_NAME")).upper()
+    if isinstance(datasets, Mapping) and isinstance(datasets.get(name), Mapping):
+        options = {**datasets[name], **options}
+    return flatten_options(options)
+
+
+def _representation(options: Mapping[str, Any]) -> str | None:
+    """`"2D"`, `"3D"` or `"smpl"`, None if the options do not say."""
+    name = next((name for name in ("BODY_REPRESENTATION", "body_representation") if name in options), None)
+    return None if name is None else _choice(options, name, tuple(JOINT_DIMS), None)
+
+
 def _rename(name: str) -> str | None:
     """Our name of a weight, None if there is none."""
     stem = name.removeprefix("transformer.")
@@ -111,7 +176,8 @@ def _read_config(
     """Sizes from the tensors, the rest from the options, the file's name or as published."""
     hidden_size, pose_dim = _shape(state_dict, "encoder_embedding.weight", 2)
     joint_dim = _read_joint_dim(pose_dim, options)
-    interval, num_intervals, is_mmhuman3d = _read_window(pose_dim, options, source)
+    interval, num_intervals = _read_window(pose_dim, options, source)
+    is_mmhuman3d = _is_mmhuman3d(options, source)
     stride = num_intervals if joint_dim == 6 and not is_mmhuman3d else 1
     return DeciWatchConfig(
         num_joints=pose_dim // joint_dim,
@@ -139,44 +205,54 @@ def _read_config(
 
 def _read_joint_dim(pose_dim: int, options: Mapping[str, Any]) -> int:
     """Numbers of a joint."""
-    name = next((name for name in ("BODY_REPRESENTATION", "body_representation") if name in options), None)
-    if name is None and pose_dim in PUBLISHED_JOINT_DIMS:
+    representation = _representation(options)
+    if representation is None and pose_dim in PUBLISHED_JOINT_DIMS:
         return PUBLISHED_JOINT_DIMS[pose_dim]
-    if name is None:
+    if representation is None:
         raise ValueError(
             f"`original_config` must say `body_representation`, one of {sorted(JOINT_DIMS)}: {pose_dim} numbers a pose "
             "are of no published model."
         )
-    joint_dim = JOINT_DIMS[_choice(options, name, tuple(JOINT_DIMS), None)]
+    joint_dim = JOINT_DIMS[representation]
+    if representation == "smpl" and not options.get("USE_6D_SMPL", True):
+        joint_dim = 3  # axis and angle
     if pose_dim % joint_dim:
         raise ValueError(
-            f"`original_config`: `{name}` is {options[name]!r}, but {pose_dim} numbers a pose are no multiple of {joint_dim}."
+            f"`original_config`: `body_representation` is {representation!r}, but {pose_dim} numbers a pose are no multiple of "
+            f"{joint_dim}."
         )
     return joint_dim
 
 
-def _read_window(pose_dim: int, options: Mapping[str, Any], source: Path | None) -> tuple[int, int, bool]:
-    """Frames of an interval, intervals of a window, and whether the checkpoint is mmhuman3d's."""
-    for names in (
-        ("INTERVAL_N", "SLIDE_WINDOW_Q"),
-        ("SAMPLE_INTERVAL", "SLIDE_WINDOW_Q"),
-        ("interval", "slide_window_q"),
-    ):
-        if all(name in options for name in names):
-            interval, num_intervals = (_integer(options, name, None) for name in names)
-            return interval, num_intervals, names[0] == "interval"
+def _read_window(pose_dim: int, options: Mapping[str, Any], source: Path | None) -> tuple[int, int]:
+    """Frames of an interval, and intervals of a window."""
     name = "" if source is None else source.name
-    for pattern, is_mmhuman3d in ((ORIGINAL_FILE, False), (MMHUMAN3D_FILE, True)):
-        if match := pattern.search(name):
-            return int(match[1]), int(match[2]), is_mmhuman3d
-    num_intervals = 1 if pose_dim == 30 else 10  # Sub-JHMDB's sequences are short
+    match = ORIGINAL_FILE.search(name) or MMHUMAN3D_FILE.search(name)
+    found = [None, None] if match is None else [int(number) for number in match.groups()]
+    for place, names in enumerate(WINDOW_OPTIONS):
+        for option in names:
+            if option in options:
+                found[place] = _integer(options, option, None)
+                break
+    if None not in found:
+        return tuple(found)
+    published = (PUBLISHED_INTERVAL, 1 if pose_dim == 30 else 10)  # Sub-JHMDB's sequences are short
+    interval, num_intervals = (
+        default if value is None else value for value, default in zip(found, published, strict=True)
+    )
     warnings.warn(
-        f"`checkpoint` {name!r} does not tell its frames: taken for the published model of {PUBLISHED_INTERVAL} frames an "
-        f"interval and {num_intervals} intervals a window. If it is another, give `INTERVAL_N` and `SLIDE_WINDOW_Q` by "
+        f"`checkpoint` {name!r} does not tell its frames: taken for a model of {interval} frames an interval and "
+        f"{num_intervals} intervals a window. If it is another, give `INTERVAL_N` and `SLIDE_WINDOW_Q` by "
         "`original_config`, or keep the original name of the file, such as 'checkpoint_i5_q20.pth.tar'.",
         stacklevel=2,
     )
-    return PUBLISHED_INTERVAL, num_intervals, False
+    return interval, num_intervals
+
+
+def _is_mmhuman3d(options: Mapping[str, Any], source: Path | None) -> bool:
+    """Whether options or file are mmhuman3d's; the weights have the original's names."""
+    named = source is not None and MMHUMAN3D_FILE.search(source.name) is not None
+    return named or any(names[-1] in options for names in WINDOW_OPTIONS)
 
 
 def _integer(options: Mapping[str, Any], name: str, default: int | None) -> int:
@@ -200,4 +276,4 @@ def _choice(options: Mapping[str, Any], name: str, choices: tuple[str, ...], def
     return value
 
 
-__all__ = ["convert_state_dict"]
+__all__ = ["convert", "convert_state_dict"]

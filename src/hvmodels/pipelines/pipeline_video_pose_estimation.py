@@ -1,8 +1,8 @@
 """Videos in, poses over time out: find the persons, follow them, fill in the frames between, smooth, draw."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from os import PathLike
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..keypoint_sets import find_keypoint_set
 from ..pose_sequences import BOX_SIDES, PoseSequence
 from ..tracking import BoxFollower, PoseTracker
 from ..video import VideoFrame, VideoReader, VideoWriter, read_video
@@ -73,7 +74,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
     """Find the persons in a video, follow them and their keypoints: `pipeline("video-pose-estimation")("walk.mp4")`.
 
     A call takes whatever `hvmodels.video.read_video` does: a video file, a folder of frames, an iterator of images, a
-    camera. Memory does not grow with the video's length but for the poses themselves, some 400 bytes a person and frame.
+    camera. Of the video's length only the poses take memory, some 3 KB a person and frame.
 
     Persons come from:
         - a one-stage model, in every frame that is looked at;
@@ -153,7 +154,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
                     options.output_video,
                     reader if reader.is_rewindable else _unspool(spool, reader),
                     sequence,
-                    self.keypoint_links,
+                    self._links(sequence.keypoint_names),
                     layout=options.layout,
                     trails=options.trails,
                     keypoint_threshold=options.keypoint_threshold,
@@ -228,9 +229,9 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
         max_gap = round(reader.frame_rate) if options.max_gap is None else options.max_gap
         max_gap = max(max_gap, options.interval)
         estimate = super().__call__
-        tracker = PoseTracker(self.keypoint_sigmas, max_gap)
         if options.poses is not None:
-            return _GivenPoses(options.poses, tracker)
+            return _GivenPoses(options.poses, max_gap, self.keypoint_names, self.keypoint_sigmas)
+        tracker = PoseTracker(self.keypoint_sigmas, max_gap)
         has_detector = pose_options.get("detector", self._preprocess_params.get("detector")) is not None
         if options.boxes is not None and has_detector:
             raise ValueError("`boxes` and `detector` were both given; pass one of them.")
@@ -252,6 +253,13 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
             options.interval,
             {"sigmas": self.keypoint_sigmas, "max_gap": max_gap, "min_score": min_score},
         )
+
+    def _links(self, keypoint_names: Sequence[str] | None) -> Sequence[tuple[int, int]] | None:
+        """Of the model's keypoints, or of given ones."""
+        if list(keypoint_names or ()) == (self.keypoint_names or []):
+            return self.keypoint_links
+        known = find_keypoint_set(keypoint_names or ())
+        return None if known is None else known.links
 
     def _refine(self, sequence: PoseSequence, options: VideoOptions, looked_at: int) -> VideoPoseSequence:
         sequence = recover_sequence(sequence, options.recover, options.interval)
@@ -288,22 +296,34 @@ class _Detection(_Finder):
 class _GivenPoses(_Finder):
     """Persons that somebody else found, one list a frame."""
 
-    def __init__(self, poses: Any, tracker: PoseTracker):
+    def __init__(self, poses: Any, max_gap: int, keypoint_names: list[str] | None, sigmas: Sequence[float] | None):
         if not isinstance(poses, PoseSequence) and (isinstance(poses, str | Mapping) or not np.iterable(poses)):
             raise TypeError(
                 "`poses` must be a PoseSequence or have a list of persons for each frame, got "
                 f"{type(poses).__name__}; `hvmodels.datasets.pose_formats.read_poses` reads files of other programs."
             )
         self.frames = enumerate(poses.frames() if isinstance(poses, PoseSequence) else poses)
-        self.tracker, self.count = tracker, 0
+        self.max_gap, self.tracker, self.count = max_gap, None, 0
+        self.sigmas = {tuple(keypoint_names or ()): sigmas}
 
     def find(self, frame: VideoFrame) -> list[dict]:
         for index, persons in self.frames:
             self.count = index + 1
             if index == frame.index:
-                has_ids = [isinstance(person, Mapping) and "track_id" in person for person in persons]
-                return persons if all(has_ids) else _track(self.tracker, index, persons)
+                if all(isinstance(person, Mapping) and "track_id" in person for person in persons):
+                    return persons
+                if self.tracker is None:
+                    self.tracker = PoseTracker(self._sigmas(persons[0]), self.max_gap)
+                return _track(self.tracker, index, persons)
         raise ValueError(f"`poses` must have a list of persons for each frame; there are {self.count} only.")
+
+    def _sigmas(self, person: Any) -> Sequence[float] | None:
+        """Of the keypoints as they are, which need not be the model's; None, for boxes alone, if unknown."""
+        with suppress(KeyError, TypeError):
+            names = tuple(point["label"] for point in person["keypoints"])
+            known = find_keypoint_set(names)
+            return self.sigmas.get(names, None if known is None else known.sigmas)
+        return None
 
 
 class _Following(_Finder):

@@ -278,7 +278,7 @@ class PoseStream:
             tracks += [track for track in self._tracks.values() if track.start <= frame]
             refined = {}
             if tracks:
-                values = self._engine.result(frame, tracks).astype(self._dtype)
+                values = self._engine.result(frame, tracks).astype(self._dtype, copy=False)
                 refined = {track.track_id: value for track, value in zip(tracks, values, strict=True)}
             frames.append((frame, refined))
             self._emitted = frame + 1

@@ -9,13 +9,23 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from transformers import PreTrainedModel, ResNetConfig, SwinConfig
+from transformers import ResNetConfig, SwinConfig
 
 from hvmodels import EDPoseConfig, EDPoseForPoseEstimation, EDPoseModel
 from hvmodels.keypoint_sets import COCO17, CROWDPOSE14
 from hvmodels.models.ed_pose.decoder_ed_pose import clamped_inverse_sigmoid, sine_encoding
 from hvmodels.models.ed_pose.modeling_ed_pose import FeatureLevels
-from tests.modeling_checks import ConfigChecks, ModelChecks, assert_equal, first_row, seeded
+from tests.modeling_checks import (
+    ConfigChecks,
+    ModelChecks,
+    assert_equal,
+    first_row,
+    seed_of_each_module,  # noqa: F401
+    seeded,
+)
+
+
+pytestmark = pytest.mark.usefixtures("seed_of_each_module")
 
 
 RESNET = {
@@ -58,24 +68,6 @@ CONFIGS = {
 @pytest.fixture(params=CONFIGS)
 def config(request):
     return EDPoseConfig(**SIZES, **copy.deepcopy(CONFIGS[request.param]))
-
-
-@pytest.fixture(autouse=True)
-def seed_of_each_module(monkeypatch):
-    """Start the initialisation of every module from one seed.
-
-    Layers of PyTorch draw numbers in their constructors, and on the meta device they do not. What a module is filled with
-    must depend on the module alone for the two to be compared.
-    """
-    initialize = PreTrainedModel._initialize_weights
-
-    def initialize_from_one_seed(self, module, *arguments):
-        state = torch.get_rng_state()
-        torch.manual_seed(0)
-        initialize(self, module, *arguments)
-        torch.set_rng_state(state)
-
-    monkeypatch.setattr(PreTrainedModel, "_initialize_weights", initialize_from_one_seed)
 
 
 def make_images(batch_size, height=60, width=70):

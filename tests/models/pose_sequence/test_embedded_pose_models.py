@@ -48,3 +48,12 @@ def test_smoothnet_does_not_depend_on_unit_and_place():
     with torch.inference_mode():
         refined, moved = model(poses).refined_poses, model(poses * 250 - 40).refined_poses
     torch.testing.assert_close(moved, refined * 250 - 40, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [("3D", (54.87, 15.62 / 3)), ("2D", (5.74, 3.99 / 3))], ids=["millimetres", "pixels"]
+)
+def test_deciwatch_from_every_tenth_frame_is_as_good_as_all_detections(kind, most, shared_data):
+    pairs = read_motion(shared_data / "data" / "motion" / "cmu_test.npz", kind)
+    error, acceleration = measure(f"deciwatch-{kind.lower()}", pairs, slice(1 if kind == "3D" else 0, None))
+    assert error < most[0] and acceleration < most[1]

@@ -64,16 +64,15 @@ def model(request, case):
 
 
 def original_gradients(case, model):
-    """Gradients of the model under the original's names."""
-    gradients = {}
-    for name in case.weights:
-        _, state = convert_state_dict(
-            {**case.weights, name: torch.full_like(case.weights[name], torch.nan)}, case.options
-        )
-        parameters = dict(model.named_parameters())
-        parts = [parameters[ours] for ours, tensor in state.items() if tensor.isnan().any()]
-        gradients[name] = (torch.cat([part.grad for part in parts]), torch.cat([part.detach() for part in parts]))
-    return gradients
+    """Gradient and value of each parameter under the original's names."""
+    places = {name: torch.full_like(weight, index) for index, (name, weight) in enumerate(case.weights.items())}
+    parts = {name: [] for name in places}
+    for ours, place in convert_state_dict(places, case.options)[1].items():
+        parts[list(places)[int(place.flatten()[0])]].append(model.get_parameter(ours))
+    return {
+        name: tuple(torch.cat([getattr(part, kind) for part in group]) for kind in ("grad", "data"))
+        for name, group in parts.items()
+    }
 
 
 def test_position_code(case):

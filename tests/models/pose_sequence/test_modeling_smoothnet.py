@@ -1,4 +1,5 @@
 import copy
+import io
 
 import numpy as np
 import pytest
@@ -318,6 +319,28 @@ def test_compiled():
     poses, labels = torch.randn(2, 20, 3, 2), torch.randn(2, 20, 3, 2)
     assert_close(refine(compiled, poses).refined_poses, refine(model, poses).refined_poses, atol=1e-6, rtol=1e-6)
     assert_close(compiled(poses, labels=labels).loss, model(poses, labels=labels).loss)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", ["original", "person"])
+@torch.no_grad()
+def test_onnx_of_the_network(name):
+    """At numbers of windows and joints that the export has not seen."""
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, file = make_model(name).smoothnet, io.BytesIO()
+    wrapper = torch.nn.ModuleDict({"model": model}).eval()
+    wrapper.forward = lambda windows: model(windows).window_poses
+    axes = {0: "windows", 2: "joints"}
+    torch.onnx.export(
+        wrapper, (torch.randn(3, 8, 4, 2),), file, dynamo=False, input_names=["windows"], output_names=["refined"],
+        dynamic_axes={"windows": axes, "refined": axes},
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    for shape in ((3, 8, 4, 2), (7, 8, 4, 2), (1, 8, 9, 2)):
+        windows = torch.randn(shape)
+        (refined,) = session.run(None, {"windows": windows.numpy()})
+        assert_close(torch.from_numpy(refined), model(windows).window_poses, atol=1e-6, rtol=1e-5)
 
 
 # Bad inputs

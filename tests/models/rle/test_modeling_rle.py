@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from transformers import AutoModel, PreTrainedModel, pipeline
+from transformers import AutoModel, pipeline
 
 from hvmodels import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLEModel
 from hvmodels.hub import export
@@ -17,7 +17,17 @@ from hvmodels.keypoint_sets import COCO17
 from hvmodels.models.rle import EfficientNetLiteModel
 from hvmodels.models.rle.convolution_rle import FoldingConvolution
 from hvmodels.models.rle.modeling_rle import RLECoordinateHead
-from tests.modeling_checks import ConfigChecks, ModelChecks, assert_equal, seeded, with_random_weights
+from tests.modeling_checks import (
+    ConfigChecks,
+    ModelChecks,
+    assert_equal,
+    seed_of_each_module,  # noqa: F401
+    seeded,
+    with_random_weights,
+)
+
+
+pytestmark = pytest.mark.usefixtures("seed_of_each_module")
 
 
 RESNET = {
@@ -66,20 +76,6 @@ def make_model(name, **options):
 @pytest.fixture(params=CONFIGS)
 def config(request):
     return make_config(request.param)
-
-
-@pytest.fixture(autouse=True)
-def seed_of_each_module(monkeypatch):
-    """Start the initialisation of every module from one seed, since constructors draw numbers and the meta device does not."""
-    initialize = PreTrainedModel._initialize_weights
-
-    def initialize_from_one_seed(self, module, *arguments):
-        state = torch.get_rng_state()
-        torch.manual_seed(0)
-        initialize(self, module, *arguments)
-        torch.set_rng_state(state)
-
-    monkeypatch.setattr(PreTrainedModel, "_initialize_weights", initialize_from_one_seed)
 
 
 class TestRLE(ModelChecks):

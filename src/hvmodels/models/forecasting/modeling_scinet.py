@@ -169,8 +169,9 @@ class SCINetTree(nn.Module):
 
     def __init__(self, config: SCINetConfig):
         super().__init__()
-        self.num_levels, self.groups, self.dropout = config.num_levels, config.groups, config.dropout
-        self.kernel_size, overhang = config.kernel_size, config.kernel_size - 1
+        self.num_levels, self.groups, self.kernel_size = config.num_levels, config.groups, config.kernel_size
+        self.dropout = nn.Dropout(config.dropout)
+        overhang = config.kernel_size - 1
         self.padding = (overhang // 2 + 1, overhang - overhang // 2 + 1)
         channels, hidden = config.num_input_channels // config.groups, config.hidden_channels // config.groups
         count = 4 * (2**config.num_levels - 1) * config.groups
@@ -241,8 +242,7 @@ class SCINetTree(nn.Module):
         grouped = padded.view(len(input_weight), -1, padded.shape[1], batch)
         hidden = convolve_time(grouped, input_weight, input_bias, self.kernel_size)
         hidden = nn.functional.leaky_relu_(hidden, LEAKY_SLOPE)
-        hidden = nn.functional.dropout(hidden, self.dropout, self.training)
-        hidden = hidden.view(*hidden.shape[:2], time + OUTPUT_KERNEL_SIZE - 1, batch)
+        hidden = self.dropout(hidden.view(*hidden.shape[:2], time + OUTPUT_KERNEL_SIZE - 1, batch))
         return torch.tanh(convolve_time(hidden, output_weight, output_bias, OUTPUT_KERNEL_SIZE)).view(halves.shape)
 
 

@@ -6,7 +6,8 @@ and recovered by a transformer decoder (section 3.3).
 
 Deliberate differences from the original (github.com/cure-lab/DeciWatch), none of which changes a value by more than rounding:
 
-- the encoder projects keys and values of the seen frames only, since no other frame may be attended to;
+- the encoder projects keys and values of the seen frames only, since no other frame may be attended to; where these are
+  few, the projections of queries and outputs are applied to them instead of to the many frames that attend;
 - the interpolation is one matrix, which is folded into the convolution behind it;
 - position code, masks and matrices are buffers, and windows are cut from the seen poses, of which none is copied;
 - denoised poses are returned for the seen frames only; for the others the original's have no meaning;
@@ -40,7 +41,7 @@ KERNEL_SIZE = 5
 TEMPERATURE = 10000
 SMALLEST_SIZE = 1e-6
 # Windows that pass the network together without gradients: few, so that their activations stay in the cache of a core.
-WINDOWS_AT_ONCE = {"cpu": 16}
+WINDOWS_AT_ONCE = {"cpu": 8}
 MOST_WINDOWS_AT_ONCE = 1024
 
 
@@ -150,9 +151,24 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     weights = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(
+        query.dtype
+    )
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class DeciWatchProjection(nn.Linear):
+    """A layer of an attention.
+
+    Args:
+        size: Inputs and outputs.
+        gain: Factor of the initial weights.
+    """
+
+    def __init__(self, size: int, gain: float = 1.0):
+        super().__init__(size, size)
+        self.gain = gain
 
 
 class DeciWatchAttention(nn.Module):
@@ -161,12 +177,15 @@ class DeciWatchAttention(nn.Module):
     def __init__(self, config: DeciWatchConfig):
         super().__init__()
         self.config = config
+        self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
-            nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4)
+        # The original fills queries, keys and values as one matrix, which makes their weights smaller.
+        self.q_proj, self.k_proj, self.v_proj = (
+            DeciWatchProjection(config.hidden_size, gain=math.sqrt(0.5)) for _ in range(3)
         )
+        self.o_proj = DeciWatchProjection(config.hidden_size)
 
     def forward(
         self,
@@ -186,6 +205,10 @@ class DeciWatchAttention(nn.Module):
             key_position: (keys, hidden_size).
             attention_bias: Added to the scores, (queries or 1, keys).
         """
+        queries, keys = len(query_position), len(key_position)
+        few_keys = keys < queries and keys * self.num_heads <= self.config.hidden_size
+        if few_keys and self.config._attn_implementation == "sdpa":
+            return self._attend_to_few(query_states + query_position, key_states, key_position, attention_bias), None
         query, key, value = (
             project(states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for project, states in (
@@ -195,13 +218,37 @@ class DeciWatchAttention(nn.Module):
             )
         )
         if attention_bias is not None:
-            attention_bias = attention_bias.expand(1, 1, query.shape[2], key.shape[2])
+            attention_bias = attention_bias.expand(1, 1, queries, keys)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.dropout if self.training else 0.0
         output, weights = attend(
             self, query, key, value, attention_bias, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return self.o_proj(output.flatten(2)), weights
+
+    def _attend_to_few(
+        self,
+        query_states: torch.Tensor,
+        key_states: torch.Tensor,
+        key_position: torch.Tensor,
+        attention_bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The same with the projections of queries and of the output applied to the keys and values, which are fewer."""
+        shape = (self.num_heads, self.head_dim)
+        key, value = (
+            project(states).unflatten(-1, shape)
+            for project, states in ((self.k_proj, key_states + key_position), (self.v_proj, key_states))
+        )
+        key = key * self.scaling
+        constant = (key * self.q_proj.bias.view(shape)).sum(-1).transpose(1, 2)[..., None]
+        key = torch.einsum("bkhd,hdc->bhkc", key, self.q_proj.weight.unflatten(0, shape)).flatten(1, 2)
+        value = torch.einsum("bkhd,chd->bhkc", value, self.o_proj.weight.unflatten(1, shape)).flatten(1, 2)
+        # (windows, heads, keys, queries): a softmax over few entries is fast only if they do not lie side by side.
+        scores = (key @ query_states.transpose(1, 2)).unflatten(1, (self.num_heads, -1)) + constant
+        if attention_bias is not None:
+            scores = scores + attention_bias.T
+        weights = nn.functional.dropout(scores.softmax(2), self.config.dropout, self.training)
+        return weights.flatten(1, 2).transpose(1, 2) @ value + self.o_proj.bias
 
 
 class DeciWatchFeedForward(nn.Module):
@@ -215,7 +262,7 @@ class DeciWatchFeedForward(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(windows, frames, hidden_size) to the same."""
-        return self.fc2(self.dropout(nn.functional.leaky_relu(self.fc1(hidden_states))))
+        return self.fc2(self.dropout(nn.functional.leaky_relu_(self.fc1(hidden_states))))
 
 
 class DeciWatchEncoderLayer(GradientCheckpointingLayer):
@@ -312,22 +359,31 @@ class DeciWatchPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """Xavier-uniform weights, as in the original, and PyTorch's own biases and norms."""
-        if isinstance(module, nn.Linear | nn.Conv1d):
+        if isinstance(module, DeciWatchProjection):
+            init.xavier_uniform_(module.weight, gain=module.gain)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear | nn.Conv1d):
             init.xavier_uniform_(module.weight)
             bound = 1 / math.sqrt(module.weight[0].numel())
             init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, DeciWatchAttention):
-            # After its layers. The original fills the three projections as one matrix.
-            for project in (module.q_proj, module.k_proj, module.v_proj):
-                init.xavier_uniform_(project.weight, gain=math.sqrt(0.5))
-            for project in (module.q_proj, module.k_proj, module.v_proj, module.o_proj):
-                init.zeros_(project.bias)
         elif isinstance(module, DeciWatchModel):
             for name, value in window_constants(module.config).items():
                 init.copy_(getattr(module, name), value)
+
+    def _check_poses(self, name: str, poses: torch.Tensor):
+        """Refuse anything but floating-point (batch, frames, joints, dims) of the configuration."""
+        if not torch.is_tensor(poses) or not poses.is_floating_point():
+            kind = poses.dtype if torch.is_tensor(poses) else type(poses).__name__
+            raise TypeError(f"`{name}` must be a floating-point tensor (batch, frames, joints, dims), got {kind}.")
+        shape = (self.config.num_joints, self.config.joint_dim)
+        if poses.ndim != 4 or poses.shape[2:] != shape or 0 in poses.shape:
+            raise ValueError(
+                f"`{name}` must have shape (batch, frames, {shape[0]}, {shape[1]}), at least one frame of `num_joints` joints "
+                f"and `joint_dim` numbers, got {tuple(poses.shape)}."
+            )
 
 
 class DeciWatchEncoder(DeciWatchPreTrainedModel):
@@ -416,9 +472,10 @@ class DeciWatchModel(DeciWatchPreTrainedModel):
             pose_values: (windows, window_size, joints, dims), of which the frames 0, N, 2N, ... are read.
 
         Raises:
-            ValueError: If the shape does not fit the configuration.
+            TypeError: If `pose_values` is not a floating-point tensor.
+            ValueError: If its shape does not fit the configuration.
         """
-        check_poses(pose_values, self.config, self.config.window_size)
+        self._check_windows(pose_values)
         return self.recover(pose_values[:, :: self.config.sample_interval], **kwargs)
 
     def recover(self, samples: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> DeciWatchModelOutput:
@@ -443,6 +500,7 @@ class DeciWatchModel(DeciWatchPreTrainedModel):
             unseen = self.encoder_embedding.bias.expand(len(poses), config.num_intervals, interval - 1, -1)
             seen = hidden_states[:, :-1, None]
             hidden_states = torch.cat([torch.cat([seen, unseen], 2).flatten(1, 2), hidden_states[:, -1:]], 1)
+        kwargs["return_dict"] = True  # in the networks, whatever the configuration says
         encoded = self.encoder(hidden_states, position, bias, interval, **kwargs)
         memory = encoded.last_hidden_state
         denoised = self.encoder_head(memory[:, ::interval]) + poses
@@ -493,8 +551,22 @@ class DeciWatchModel(DeciWatchPreTrainedModel):
         )
 
     def refine_windows(self, windows: torch.Tensor) -> torch.Tensor:
-        """Recovered poses of windows (windows, window_size, joints, dims), of which every N-th frame is read."""
+        """Recovered poses of windows (windows, window_size, joints, dims), of which every N-th frame is read.
+
+        Raises:
+            TypeError: If `windows` is not a floating-point tensor.
+            ValueError: If its shape does not fit.
+        """
+        self._check_windows(windows)
         return self.recover_in_parts(windows[:, :: self.config.sample_interval])[0]
+
+    def _check_windows(self, windows: torch.Tensor):
+        self._check_poses("pose_values", windows)
+        if windows.shape[1] != self.config.window_size:
+            raise ValueError(
+                f"`pose_values` must have the {self.config.window_size} frames of a window, `sample_interval * num_intervals "
+                f"+ 1`, got {windows.shape[1]}; `DeciWatchForPoseRecovery` takes sequences of any length."
+            )
 
 
 class DeciWatchForPoseRecovery(DeciWatchPreTrainedModel):
@@ -532,24 +604,19 @@ class DeciWatchForPoseRecovery(DeciWatchPreTrainedModel):
                 poses, each coordinate for itself; with `window_normalization="person"` in sizes of the person.
 
         Raises:
-            ValueError: If shapes do not fit.
+            TypeError: If poses are not floating-point tensors, or the mask is not boolean.
+            ValueError: If shapes do not fit, or the mask has frames behind padding or a row without frames.
         """
         config = self.config
-        check_poses(pose_values, config, None)
+        self._check_poses("pose_values", pose_values)
         batch, frames = pose_values.shape[:2]
-        if labels is not None and labels.shape != pose_values.shape:
-            raise ValueError(
-                f"`labels` must have the shape of `pose_values`, {tuple(pose_values.shape)}, got {tuple(labels.shape)}."
-            )
-        lengths = [frames] * batch
-        if pose_mask is not None:
-            if pose_mask.shape != (batch, frames):
-                raise ValueError(f"`pose_mask` must have the shape {(batch, frames)}, got {tuple(pose_mask.shape)}.")
-            lengths = pose_mask.sum(1).tolist()
-            if min(lengths) == 0 or (pose_mask[:, 1:] & ~pose_mask[:, :-1]).any():
+        if labels is not None:
+            self._check_poses("labels", labels)
+            if labels.shape != pose_values.shape:
                 raise ValueError(
-                    "`pose_mask` must be True for the frames of a track, at least one, and False for those behind them."
+                    f"`labels` must have the shape of `pose_values`, {tuple(pose_values.shape)}, got {tuple(labels.shape)}."
                 )
+        lengths = [frames] * batch if pose_mask is None else self._read_mask(pose_mask, (batch, frames))
 
         tracks, losses, counts = [], [], []
         for length in sorted(set(lengths)):
@@ -582,6 +649,21 @@ class DeciWatchForPoseRecovery(DeciWatchPreTrainedModel):
         return DeciWatchPoseRecoveryOutput(
             loss=loss, recovered_poses=recovered, denoised_poses=denoised, refined_mask=mask
         )
+
+    @staticmethod
+    def _read_mask(pose_mask: torch.Tensor, shape: tuple[int, int]) -> list[int]:
+        """Length of each track."""
+        if not torch.is_tensor(pose_mask) or pose_mask.dtype != torch.bool:
+            kind = pose_mask.dtype if torch.is_tensor(pose_mask) else type(pose_mask).__name__
+            raise TypeError(f"`pose_mask` must be a boolean tensor (batch, frames), got {kind}.")
+        if pose_mask.shape != shape:
+            raise ValueError(f"`pose_mask` must have shape {shape} (batch, frames), got {tuple(pose_mask.shape)}.")
+        if not pose_mask[:, 0].all() or (pose_mask[:, 1:] > pose_mask[:, :-1]).any():
+            raise ValueError(
+                "`pose_mask` must be True for the first frames of each row, at least one, and False behind them: padding "
+                "comes last. Fill gaps inside a track before; the feature extractor does."
+            )
+        return pose_mask.sum(1).tolist()
 
     def _recover_tracks(
         self, poses: torch.Tensor, targets: torch.Tensor | None
@@ -626,25 +708,6 @@ class DeciWatchForPoseRecovery(DeciWatchPreTrainedModel):
         if fill == "replicate":
             recovered = recovered[:length]
         return recovered, join(denoised, sample_starts), loss, len(windows)
-
-
-def check_poses(pose_values: torch.Tensor, config: DeciWatchConfig, frames: int | None):
-    """Check the shape (rows, frames, joints, dims); any number of frames if None.
-
-    Raises:
-        ValueError: If it does not fit.
-    """
-    shape = (config.num_joints, config.joint_dim)
-    if pose_values.ndim != 4 or pose_values.shape[2:] != shape or 0 in pose_values.shape[:2]:
-        raise ValueError(
-            f"`pose_values` must have shape (batch, frames, {shape[0]} joints, {shape[1]} dims), got "
-            f"{tuple(pose_values.shape)}."
-        )
-    if frames is not None and pose_values.shape[1] != frames:
-        raise ValueError(
-            f"`pose_values` must be windows of {frames} frames, sample_interval * num_intervals + 1, got "
-            f"{pose_values.shape[1]}; `DeciWatchForPoseRecovery` takes sequences of any length."
-        )
 
 
 __all__ = [

@@ -62,6 +62,11 @@ class SmoothNetForPoseRefinementOutput(ModelOutput):
     window_poses: torch.Tensor | None = None
 
 
+def channels_first(poses: torch.Tensor) -> torch.Tensor:
+    """(batch, frames, joints, dims) to (batch, joints * dims, frames)."""
+    return poses.flatten(2).transpose(1, 2).contiguous()
+
+
 def linear_leaky_relu(values: torch.Tensor, layer: nn.Linear, negative_slope: float, fuse: bool) -> torch.Tensor:
     """Linear layer and leaky ReLU; `fuse` lets oneDNN do both in one pass."""
     if fuse and type(layer) is nn.Linear:  # not wrapped by an adapter
@@ -71,13 +76,13 @@ def linear_leaky_relu(values: torch.Tensor, layer: nn.Linear, negative_slope: fl
 
 
 def can_fuse(values: torch.Tensor, layer: nn.Linear) -> bool:
-    """Whether oneDNN can take a layer with its activation: inference on the CPU in float32, outside of compiled graphs."""
+    """Whether oneDNN can take a layer with its activation: inference on the CPU in float32, outside of graphs."""
     return (
         not torch.is_grad_enabled()
         and values.device.type == "cpu"
         and values.dtype == layer.weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
@@ -181,9 +186,9 @@ class SmoothNetModel(SmoothNetPreTrainedModel):
         self._check_windows(pose_values)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        channels = pose_values.flatten(2).transpose(1, 2)
+        channels = channels_first(pose_values)
         hidden_states = [] if output_hidden_states else None
-        refined = self.refine_channels(channels, self._scale_windows(pose_values), hidden_states)
+        refined = self.refine_channels(channels, self._scales(channels, pose_values.shape[3]), hidden_states)
         return SmoothNetModelOutput(
             window_poses=refined.transpose(1, 2).unflatten(2, pose_values.shape[2:]),
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
@@ -197,7 +202,8 @@ class SmoothNetModel(SmoothNetPreTrainedModel):
             ValueError: If its shape does not fit.
         """
         self._check_windows(windows)
-        channels, scales = windows.flatten(2).transpose(1, 2), self._scale_windows(windows)
+        channels = channels_first(windows)
+        scales = self._scales(channels, windows.shape[3])
         parts = self.chunks(len(windows), channels.shape[1], windows.device)
         refined = [self.refine_channels(channels[part], None if scales is None else scales[part]) for part in parts]
         return torch.cat(refined).transpose(1, 2).unflatten(2, windows.shape[2:])
@@ -234,20 +240,21 @@ class SmoothNetModel(SmoothNetPreTrainedModel):
         refined = self.decoder(hidden).unflatten(0, windows.shape[:2])
         return (refined if scales is None else refined * scales + means).to(windows.dtype)
 
-    def extents(self, poses: torch.Tensor) -> torch.Tensor | None:
-        """Longest side of the box around all joints, (..., joints, dims) to (...); None without normalisation."""
+    def extents(self, channels: torch.Tensor, dims: int) -> torch.Tensor | None:
+        """Longest side of the box around all joints, (..., joints * dims, frames) to (..., frames); None without normalisation."""
         if self.config.window_normalization == "none":
             return None
-        poses = poses.to(torch.promote_types(poses.dtype, torch.float32))
-        return (poses.amax(-2) - poses.amin(-2)).amax(-1)
+        joints = channels.to(torch.promote_types(channels.dtype, torch.float32)).unflatten(-2, (-1, dims))
+        return (joints.amax(-3) - joints.amin(-3)).amax(-2)
 
     @staticmethod
     def scales(extents: torch.Tensor) -> torch.Tensor:
         """Size of the person in windows, (windows, window_size) extents to (windows,)."""
-        return extents.median(-1).values.clamp(min=1e-6)
+        # The median, of two the lower one, by an operation that ONNX has.
+        return extents.topk(extents.shape[-1] // 2 + 1).values[..., -1].clamp(min=1e-6)
 
-    def _scale_windows(self, windows: torch.Tensor) -> torch.Tensor | None:
-        extents = self.extents(windows)
+    def _scales(self, channels: torch.Tensor, dims: int) -> torch.Tensor | None:
+        extents = self.extents(channels, dims)
         return None if extents is None else self.scales(extents)
 
     def chunks(self, num_windows: int, num_channels: int, device: torch.device) -> Iterator[slice]:
@@ -316,9 +323,9 @@ class SmoothNetForPoseRefinement(SmoothNetPreTrainedModel):
         starts = torch.cat(starts).to(device)
         lengths, refined_lengths = (torch.tensor(values, device=device) for values in (lengths, refined_lengths))
 
-        extended = self._extend(pose_values, lengths, span)
-        windows, scales = self._windows(extended), None
-        extents = self.smoothnet.extents(extended)
+        channels = channels_first(self._extend(pose_values, lengths, span))
+        windows, scales = self._windows(channels), None
+        extents = self.smoothnet.extents(channels, joints[-1])
         if extents is not None:
             scales = self.smoothnet.scales(extents.unfold(1, self.config.window_size, 1)[rows, starts])
         # All tracks in one row of frames.
@@ -340,7 +347,7 @@ class SmoothNetForPoseRefinement(SmoothNetPreTrainedModel):
         if labels is None:
             return SmoothNetForPoseRefinementOutput(refined_poses=refined_poses, refined_mask=refined_mask)
         window_poses = torch.cat(kept)
-        targets = self._windows(self._extend(labels, lengths, span))[rows, starts].transpose(1, 2)
+        targets = self._windows(channels_first(self._extend(labels, lengths, span)))[rows, starts].transpose(1, 2)
         return SmoothNetForPoseRefinementOutput(
             loss=self._loss(window_poses, targets, scales),
             refined_poses=refined_poses,
@@ -369,9 +376,8 @@ class SmoothNetForPoseRefinement(SmoothNetPreTrainedModel):
             extended = extended.masked_fill(empty[..., None, None], 0)
         return extended
 
-    def _windows(self, poses: torch.Tensor) -> torch.Tensor:
-        """All windows of (batch, frames, joints, dims) as a view (batch, first frames, joints * dims, window_size)."""
-        channels = poses.flatten(2).transpose(1, 2).contiguous()
+    def _windows(self, channels: torch.Tensor) -> torch.Tensor:
+        """All windows of (batch, channels, frames) as a view (batch, first frames, channels, window_size)."""
         return channels.unfold(2, self.config.window_size, 1).transpose(1, 2)
 
     def _loss(self, refined: torch.Tensor, targets: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
