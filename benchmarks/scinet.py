@@ -64,9 +64,9 @@ def multiplications(setting: dict) -> float:
     return 2 * setting["input_len"] * setting["num_levels"] * setting["num_stacks"] * a_step
 
 
-def benchmark(setting: dict, batch_size: int, least_repeats: int, seconds: float):
+def benchmark(setting: dict, batch_size: int, dtype: str | None, least_repeats: int, seconds: float):
     module = importlib.import_module("models.SCINet")
-    dtype = getattr(torch, setting["dtype"])
+    dtype = getattr(torch, dtype or setting["dtype"])
     torch.manual_seed(0)
     theirs = module.SCINet(**{name: setting[name] for name in ARGUMENTS}).to(dtype)
     config, weights = convert_state_dict(theirs.state_dict(), setting)
@@ -108,7 +108,8 @@ def benchmark(setting: dict, batch_size: int, least_repeats: int, seconds: float
     forecast = cpu_milliseconds({"original": their_forecast, "ours": our_forecast}, repeats)
     theirs.train(), ours.train()
     step = cpu_milliseconds({"original": their_step, "ours": our_step}, repeats)
-    print(f"{setting['variant']}, batch {batch_size} (published {setting['batch_size']}), difference {difference:.1e}")
+    published = f"published {setting['dtype']}, {setting['batch_size']}"
+    print(f"{setting['variant']}, {dtype}, batch {batch_size} ({published}), difference {difference:.1e}")
     print(f"  forecast       {describe(forecast)}")
     print(f"  training step  {describe(step)}", flush=True)
 
@@ -118,6 +119,7 @@ def main():
     parser.add_argument("--original", type=Path, required=True, help="clone of github.com/cure-lab/SCINet")
     parser.add_argument("--settings", nargs="+", help="names of published settings; all by default")
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="in place of the published one")
+    parser.add_argument("--dtype", choices=["float32", "float64"], help="in place of the published one")
     parser.add_argument("--most-multiplications", type=float, default=4e9)
     parser.add_argument("--repeats", type=int, default=3, help="least number; short settings are repeated more often")
     parser.add_argument("--seconds", type=float, default=4.0, help="about what the repeats of a setting may take")
@@ -137,7 +139,7 @@ def main():
             continue
         for batch_size in args.batch_sizes or [setting["batch_size"]]:
             fitting = int(args.most_multiplications / multiplications(setting))
-            benchmark(setting, max(1, min(batch_size, fitting)), args.repeats, args.seconds)
+            benchmark(setting, max(1, min(batch_size, fitting)), args.dtype, args.repeats, args.seconds)
             gc.collect()
 
 

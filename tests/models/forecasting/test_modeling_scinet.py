@@ -239,15 +239,19 @@ def test_forecast_equals_the_recursion(name):
         assert_close(model(past_values).prediction_outputs, forecast, atol=1e-10, rtol=1e-10)
 
 
-def test_gradient_of_the_convolution():
-    shapes = [(2, 3, 6, 2), (2, 4, 9), (2, 4, 1)]
+@pytest.mark.parametrize("outputs", [4, 2])
+def test_gradient_of_the_convolution(outputs):
+    shapes = [(2, 3, 6, 2), (2, outputs, 9), (2, outputs, 1)]
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(lambda *tensors: convolve_time(*tensors, 3), tensors)
-    grouped = nn.functional.conv1d(
-        tensors[0].permute(3, 0, 1, 2).flatten(1, 2), tensors[1].view(8, 3, 3), tensors[2].flatten(), groups=2
+    expected = nn.functional.conv1d(
+        tensors[0].permute(3, 0, 1, 2).flatten(1, 2),
+        tensors[1].view(2 * outputs, 3, 3),
+        tensors[2].flatten(),
+        groups=2,
     )
-    convolved = convolve_time(*tensors, 3).view(2, 4, 4, 2).permute(3, 0, 1, 2).flatten(1, 2)
-    assert_close(convolved, grouped, atol=1e-12, rtol=1e-12)
+    convolved = convolve_time(*tensors, 3).view(2, outputs, 4, 2).permute(3, 0, 1, 2).flatten(1, 2)
+    assert_close(convolved, expected, atol=1e-12, rtol=1e-12)
 
 
 def test_positional_encoding_rounds_frequencies_to_float32():

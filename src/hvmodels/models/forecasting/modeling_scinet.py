@@ -95,43 +95,75 @@ def time_windows(series: torch.Tensor, kernel_size: int) -> torch.Tensor:
     """What each step of a convolution reads, (convolutions, channels, time, batch) to (convolutions, read, steps * batch)."""
     count, channels, time, batch = series.shape
     steps = time - kernel_size + 1
-    if torch.jit.is_tracing():  # the export to ONNX knows `unfold` for sizes that it can infer only
+    if torch.is_tensor(steps):  # in a trace, for ONNX, where `unfold` is known for sizes that can be inferred only
         windows = torch.stack([series[:, :, step : step + steps] for step in range(kernel_size)], dim=2)
     else:
         windows = series.unfold(2, kernel_size, 1).permute(0, 1, 4, 2, 3)
     return windows.reshape(count, channels * kernel_size, steps * batch)
 
 
+def split_kernel(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """(convolutions, out channels, channels * kernel) to (convolutions, kernel * out channels, channels)."""
+    count, outputs, _ = weight.shape
+    return weight.reshape(count, outputs, channels, -1).permute(0, 3, 1, 2).reshape(count, -1, channels)
+
+
 class TimeConvolution(torch.autograd.Function):
-    """Many convolutions over time at once, without padding, as one batched product; see `convolve_time`."""
+    """`convolve_time` with its gradient; what can be made again from the input is not kept."""
 
     @staticmethod
     def forward(ctx, series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kernel_size: int) -> torch.Tensor:
-        """As `convolve_time`. The windows are not kept but cut again for the gradient."""
+        """See `convolve_time`."""
         ctx.save_for_backward(series, weight)
         ctx.kernel_size = kernel_size
-        return torch.baddbmm(bias, weight, time_windows(series, kernel_size))
+        return multiply_windows(series, weight, bias, kernel_size)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of series, weight and bias."""
         series, weight = ctx.saved_tensors
-        kernel_size = ctx.kernel_size
-        of_weight = torch.bmm(gradient, time_windows(series, kernel_size).transpose(1, 2))
-        of_series = None
-        if ctx.needs_input_grad[0]:
-            length = series.shape[2] - kernel_size + 1
-            of_windows = torch.bmm(weight.transpose(1, 2), gradient)
-            of_windows = of_windows.view(*series.shape[:2], kernel_size, length, series.shape[3])
-            of_series = torch.zeros_like(series)
-            for step in range(kernel_size):
-                of_series[:, :, step : step + length] += of_windows[:, :, step]
+        kernel_size, (count, channels, time, batch) = ctx.kernel_size, series.shape
+        outputs, columns = gradient.shape[1:]
+        starts, of_series = range(0, kernel_size * batch, batch), None
+        if outputs < channels:
+            of_products = gradient.new_zeros(count, kernel_size, outputs, time * batch)
+            for step, start in enumerate(starts):
+                of_products[:, step, :, start : start + columns] = gradient
+            of_products = of_products.flatten(1, 2)
+            of_weight = torch.bmm(of_products, series.flatten(2).transpose(1, 2))
+            of_weight = of_weight.view(count, kernel_size, outputs, channels).permute(0, 2, 3, 1).flatten(2)
+            if ctx.needs_input_grad[0]:
+                of_series = torch.bmm(split_kernel(weight, channels).transpose(1, 2), of_products).view(series.shape)
+        else:
+            of_weight = torch.bmm(gradient, time_windows(series, kernel_size).transpose(1, 2))
+            if ctx.needs_input_grad[0]:
+                of_windows = torch.bmm(weight.transpose(1, 2), gradient)
+                of_windows = of_windows.view(count, channels, kernel_size, columns)
+                of_series = gradient.new_zeros(count, channels, time * batch)
+                for step, start in enumerate(starts):
+                    of_series[:, :, start : start + columns] += of_windows[:, :, step]
+                of_series = of_series.view(series.shape)
         return of_series, of_weight, gradient.sum(2, keepdim=True), None
 
 
+def multiply_windows(series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kernel_size: int) -> torch.Tensor:
+    """`convolve_time` without its gradient: whichever of inputs and outputs are fewer is what is spread over the kernel."""
+    count, channels, time, batch = series.shape
+    outputs = weight.shape[1]
+    if outputs >= channels:
+        return torch.baddbmm(bias, weight, time_windows(series, kernel_size))
+    products = torch.bmm(split_kernel(weight, channels), series.flatten(2))
+    products = products.view(count, kernel_size, outputs, time * batch)
+    columns = (time - kernel_size + 1) * batch
+    convolved = bias + products[:, 0, :, :columns]
+    for step in range(1, kernel_size):
+        convolved += products[:, step, :, step * batch : step * batch + columns]
+    return convolved
+
+
 def convolve_time(series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kernel_size: int) -> torch.Tensor:
-    """Many convolutions over time at once, without padding.
+    """Many convolutions over time at once, without padding, as batched products.
 
     Args:
         series: (convolutions, channels, time, batch).
@@ -144,7 +176,7 @@ def convolve_time(series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     """
     if torch.is_grad_enabled():
         return TimeConvolution.apply(series, weight, bias, kernel_size)
-    return torch.baddbmm(bias, weight, time_windows(series, kernel_size))
+    return multiply_windows(series, weight, bias, kernel_size)
 
 
 def positional_encoding(length: int, channels: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
