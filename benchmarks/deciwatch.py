@@ -112,7 +112,10 @@ def benchmark_sequence(theirs: SimpleNamespace, ours: DeciWatchForPoseRecovery, 
         # Behind the last whole window there is nothing to compare with, and one more window changes the mean before.
         sure = (len(original) - WINDOW) // step * step
         difference = (original - result[: len(original)])[:sure].abs().max()
-        print(f"windows {step} frames apart, largest difference {difference:.1e}", flush=True)
+        print(
+            f"windows {step} frames apart, largest difference {difference:.1e} of values up to {original.abs().max():.1f}",
+            flush=True,
+        )
         contenders = {
             "original": recover_originally,
             "ours": recover("additive"),

@@ -39,7 +39,7 @@ def make_poses(config, *shape):
     return torch.randn(*shape, config.num_joints, config.joint_dim, dtype=torch.float64)
 
 
-@pytest.fixture(params=["3d", "post_norm"])
+@pytest.fixture(params=["3d"])
 def config(request):
     return make_config(request.param)
 
@@ -291,7 +291,7 @@ def recover_slowly(model, sequence):
 
 @torch.no_grad()
 @pytest.mark.parametrize("stride", [1, 3])
-@pytest.mark.parametrize("length", [1, 12, 13, 14, 25, 38])
+@pytest.mark.parametrize("length", [1, 13, 14, 38])
 @pytest.mark.parametrize(("tail", "short"), [("keep", "replicate"), ("drop", "zeros"), ("keep", "zeros")])
 def test_sequences_are_the_mean_of_their_windows(length, stride, tail, short):
     options = {"tail": tail, "short_sequence": short, "window_stride_intervals": stride}
