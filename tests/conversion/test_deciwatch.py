@@ -5,6 +5,7 @@ import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -163,6 +164,29 @@ def test_options():
     assert (config.recover_loss_weight, config.denoise_loss_weight, config.window_stride_intervals) == (2.5, 0.5, 3)
     assert (config.num_joints, config.joint_dim) == (48, 3)
     assert (extractor.num_joints, extractor.keypoint_names, extractor.root_indices) == (48, None, [1])
+
+
+@pytest.mark.parametrize(
+    ("options", "root"),
+    [
+        ({"EVALUATE": {"ROOT_RELATIVE": False}, "KEYPOINT_ROOT": [1]}, None),
+        ({"EVALUATE": {"ROOT_RELATIVE": True}}, [2, 3]),
+        ({"DATASET_NAME": "h36m", "DATASET": {"PW3D": {"KEYPOINT_ROOT": [5]}, "H36M": {"KEYPOINT_ROOT": [6]}}}, [6]),
+    ],
+    ids=str,
+)
+def test_root(options, root):
+    assert convert(make_weights("pw3d_eft_3D"), options, Path("checkpoint_i10_q10.pth"))[1].root_indices == root
+
+
+def test_axis_angles_of_smpl():
+    """`USE_6D_SMPL` off: 3 numbers a joint, which are no positions."""
+    options = {"BODY_REPRESENTATION": "smpl", "TRAIN": {"USE_6D_SMPL": False}}
+    model, extractor = convert(make_weights(), options, Path("checkpoint_i10_q10.pth"))
+    assert (model.config.num_joints, model.config.joint_dim) == (48, 3)
+    assert (extractor.unit, extractor.root_indices) == (None, None)
+    poses = np.random.default_rng(0).normal(size=(3, 48, 3)).astype(np.float32)
+    np.testing.assert_array_equal(extractor(poses)["pose_values"][0], poses)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,14 @@ def test_published_sizes(name, window_size):
         assert_close(model(windows).refined_poses, apply(weights, windows), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mmpose_h36m", "mmhuman3d_pw3d_spin"])
+def test_sizes_of_a_port_under_names_of_the_original(name):
+    """The original's own defaults are mmpose's sizes; neither root nor layout of rotations is a port's then."""
+    sizes = {"HIDDEN_SIZE": 512, "RES_HIDDEN_SIZE": PUBLISHED[name][1], "NUM_BLOCK": PUBLISHED[name][2]}
+    _, extractor = convert(make_weights(f"{name}_w8"), {"MODEL": sizes}, Path("checkpoint.pth.tar"))
+    assert (extractor.root_indices, extractor.root_mode, extractor.rotation_layout) == (None, "smooth", "columns")
+
+
 def test_every_key_list_is_there():
     assert set(KEYS) == {f"{name}_w{window_size}" for name in PUBLISHED for window_size in (8, 16, 32, 64)}
 
@@ -105,6 +113,7 @@ def test_layouts(layout, tmp_path):
         ),
         ({"EVALUATE": {"SLIDE_WINDOW_STEP_SIZE": 4}}, {"window_stride": 4}, {}),
         ({"dataset_name": "jhmdb"}, {}, {"image_scale": 1, "image_offset": -0.5}),
+        ({"DATASET_NAME": "jhmdb"}, {}, {"image_scale": 1, "image_offset": -0.5}),
         ({"root_index": 14}, {}, {"root_indices": [14], "root_mode": "exclude"}),
         ({"filter_cfg": {"root_index": None}}, {}, {"root_indices": None, "root_mode": "smooth"}),
     ],

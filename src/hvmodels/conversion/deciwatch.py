@@ -60,14 +60,15 @@ def convert(
         weights: State dict of the original or of mmhuman3d.
         options: Options of the original or of mmhuman3d by their names, at any depth: `INTERVAL_N` or `SAMPLE_INTERVAL`
             (mmhuman3d: `interval`), `SLIDE_WINDOW_Q` (`slide_window_q`), `SLIDE_WINDOW_STEP_Q`, `ENCODER_HEAD`,
-            `DROPOUT`, `DECODER`, `W_DENOISE`, `LAMADA`, `BODY_REPRESENTATION`, `KEYPOINT_ROOT`; and
+            `DROPOUT`, `DECODER`, `W_DENOISE`, `LAMADA`, `BODY_REPRESENTATION`, `KEYPOINT_ROOT` (of `DATASET_NAME`, where
+            there are several), `ROOT_RELATIVE` (whether the root is taken off 3-D poses), `USE_6D_SMPL`; and
             `memory_mask_type`, which is `"boolean"` for mmhuman3d and `"additive"` for the original if not given.
         source: The checkpoint's path.
 
     Raises:
         ValueError: If names, shapes or options do not fit together.
     """
-    options = flatten_options(options)
+    options = _own_options(options)
     config, state_dict = convert_state_dict(weights, options, source)
     model = DeciWatchForPoseRecovery(config).to(state_dict["deciwatch.encoder_head.weight"].dtype).eval()
     model.load_state_dict(state_dict, strict=True)
@@ -79,8 +80,8 @@ def convert(
         processor["keypoint_names"] = list(joints.keypoints)
     if config.joint_dim == 2:
         processor["normalization"] = "image"
-    elif config.joint_dim == 3:
-        root = options.get("KEYPOINT_ROOT", root)
+    elif config.joint_dim == 3 and _representation(options) != "smpl":
+        root = options.get("KEYPOINT_ROOT", root) if options.get("ROOT_RELATIVE", True) else None
         processor |= {"unit": "metre", "root_indices": root}
     elif _is_mmhuman3d(options, source):
         processor["rotation_layout"] = "rows"  # of PyTorch3D
@@ -91,7 +92,7 @@ def convert_state_dict(
     weights: Mapping[str, torch.Tensor], options: Mapping[str, Any], source: Path | None = None
 ) -> tuple[DeciWatchConfig, dict[str, torch.Tensor]]:
     """Configuration and state dict of `DeciWatchForPoseRecovery`; see `convert`."""
-    options = flatten_options(options)
+    options = _own_options(options)
     state_dict, unknown = {}, []
     for name, tensor in weights.items():
         converted = _rename(name)
@@ -127,6 +128,20 @@ def convert_state_dict(
                 f"{tuple(expected[name].shape)}."
             )
     return config, state_dict
+
+
+def _own_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their own names, those of the data set in use before those of the others."""
+    datasets, name = options.get("DATASET"), str(options.get("DATASET_NAME")).upper()
+    if isinstance(datasets, Mapping) and isinstance(datasets.get(name), Mapping):
+        options = {**datasets[name], **options}
+    return flatten_options(options)
+
+
+def _representation(options: Mapping[str, Any]) -> str | None:
+    """`"2D"`, `"3D"` or `"smpl"`, None if the options do not say."""
+    name = next((name for name in ("BODY_REPRESENTATION", "body_representation") if name in options), None)
+    return None if name is None else _choice(options, name, tuple(JOINT_DIMS), None)
 
 
 def _rename(name: str) -> str | None:
@@ -190,18 +205,21 @@ def _read_config(
 
 def _read_joint_dim(pose_dim: int, options: Mapping[str, Any]) -> int:
     """Numbers of a joint."""
-    name = next((name for name in ("BODY_REPRESENTATION", "body_representation") if name in options), None)
-    if name is None and pose_dim in PUBLISHED_JOINT_DIMS:
+    representation = _representation(options)
+    if representation is None and pose_dim in PUBLISHED_JOINT_DIMS:
         return PUBLISHED_JOINT_DIMS[pose_dim]
-    if name is None:
+    if representation is None:
         raise ValueError(
             f"`original_config` must say `body_representation`, one of {sorted(JOINT_DIMS)}: {pose_dim} numbers a pose "
             "are of no published model."
         )
-    joint_dim = JOINT_DIMS[_choice(options, name, tuple(JOINT_DIMS), None)]
+    joint_dim = JOINT_DIMS[representation]
+    if representation == "smpl" and not options.get("USE_6D_SMPL", True):
+        joint_dim = 3  # axis and angle
     if pose_dim % joint_dim:
         raise ValueError(
-            f"`original_config`: `{name}` is {options[name]!r}, but {pose_dim} numbers a pose are no multiple of {joint_dim}."
+            f"`original_config`: `body_representation` is {representation!r}, but {pose_dim} numbers a pose are no multiple of "
+            f"{joint_dim}."
         )
     return joint_dim
 

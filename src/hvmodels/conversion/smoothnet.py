@@ -22,6 +22,8 @@ NAMES = [
 MMPOSE, MMHUMAN3D = (256, 3), (512, 5)
 DROPOUTS = {(128, 5): 0.25, (16, 1): 0.5, MMPOSE: 0.5, MMHUMAN3D: 0.1}
 ORIGINAL_DROPOUT = 0.5  # of the original's class
+# Options of the original's configuration that the ports spell otherwise.
+ORIGINAL_OPTIONS = {"HIDDEN_SIZE", "RES_HIDDEN_SIZE", "NUM_BLOCK"}
 # 2D positions: from 0 to image size in the picture, to -1 to 1, or to -0.5 to 0.5 for Sub-JHMDB.
 HUMAN36M_IMAGE, JHMDB_IMAGE = {"image_scale": 2.0, "image_offset": -1.0}, {"image_scale": 1.0, "image_offset": -0.5}
 
@@ -35,7 +37,8 @@ def convert(
         weights: State dict of the original, mmpose or mmhuman3d.
         options: Options of the original or of mmpose by their names, at any depth: `DROPOUT` (mmpose: `dropout`), `W_POS`,
             `W_ACCEL`, `SLIDE_WINDOW_STEP_SIZE`, `dataset_name` (`"jhmdb"` has its own normalisation of 2D) and mmpose's
-            `root_index`. Without them, dropout and root are those of the published model of these sizes.
+            `root_index`. Without them, dropout and root are those of the published model of these sizes; with sizes
+            under the original's names, such as `NUM_BLOCK`, it is no port's, and no root is taken off.
         source: The checkpoint's path.
 
     Raises:
@@ -45,15 +48,18 @@ def convert(
     config, state_dict = convert_state_dict(weights, options)
     model = SmoothNetForPoseRefinement(config).to(state_dict["smoothnet.decoder.weight"].dtype).eval()
     model.load_state_dict(state_dict, strict=True)
-    sizes = (config.intermediate_size, config.num_hidden_layers)
-    image = JHMDB_IMAGE if options.get("dataset_name") == "jhmdb" else HUMAN36M_IMAGE
+    # The original's own defaults are mmpose's sizes.
+    is_original = not ORIGINAL_OPTIONS.isdisjoint(options)
+    port = None if is_original else (config.intermediate_size, config.num_hidden_layers)
+    dataset = options.get("dataset_name", options.get("DATASET_NAME"))
+    image = JHMDB_IMAGE if dataset == "jhmdb" else HUMAN36M_IMAGE
     processor = {"unit": "metre", "normalization": "image", **image}
-    root_index = options.get("root_index", 0 if sizes == MMPOSE else None)
+    root_index = options.get("root_index", 0 if port == MMPOSE else None)
     if root_index is not None:
         if not isinstance(root_index, int) or isinstance(root_index, bool) or root_index < 0:
             raise ValueError(f"`original_config`: `root_index` must be the index of a joint, got {root_index!r}.")
         processor |= {"root_indices": [root_index], "root_mode": "exclude"}
-    if sizes == MMHUMAN3D:
+    if port == MMHUMAN3D:
         processor["rotation_layout"] = "rows"
     return model, SmoothNetFeatureExtractor(**processor)
 

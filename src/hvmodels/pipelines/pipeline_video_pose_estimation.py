@@ -74,7 +74,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
     """Find the persons in a video, follow them and their keypoints: `pipeline("video-pose-estimation")("walk.mp4")`.
 
     A call takes whatever `hvmodels.video.read_video` does: a video file, a folder of frames, an iterator of images, a
-    camera. Memory does not grow with the video's length but for the poses themselves, some 400 bytes a person and frame.
+    camera. Of the video's length only the poses take memory, some 3 KB a person and frame.
 
     Persons come from:
         - a one-stage model, in every frame that is looked at;

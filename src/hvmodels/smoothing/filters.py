@@ -109,8 +109,8 @@ class SavitzkyGolayFilter:
     Args:
         window_size: Odd number of frames.
         order: Of the polynomial, less than the window.
-        short_sequence: What to do with fewer frames than the window: "shrink" the window (and the order), or "pad" the
-            front with the first frame.
+        short_sequence: What to do with fewer frames than the window: "shrink" the window to all of them (and the order), or
+            "pad" the front with the first frame.
 
     Raises:
         ValueError: If the window is even, or the order too large.
@@ -145,7 +145,7 @@ class SavitzkyGolayFilter:
         frames = poses.reshape(length, -1).astype(np.float64)
         if length < window and self.short_sequence == "pad":
             frames = np.concatenate([np.repeat(frames[:1], window - length, axis=0), frames])
-        window = min(window, len(frames) - 1 + len(frames) % 2)
+        window = min(window, len(frames))  # even only if it is the whole sequence
         half = window // 2
         powers = np.linspace(-1, 1, window)[:, None] ** np.arange(min(self.order, window - 1) + 1)
         fit = powers @ np.linalg.pinv(powers)  # row k gives the polynomial's value at frame k of the window
