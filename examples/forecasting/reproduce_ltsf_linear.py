@@ -39,7 +39,7 @@ def run(recipe: Recipe, accelerator: Accelerator) -> dict[str, float]:
     model, history = train(recipe, data, accelerator)
     metrics = evaluate(model, data.test, recipe.batch_size)
     figures = {f"{name}_{key}": metrics[name][key] for name in ("test", "test_drop_last") for key in ("mse", "mae")}
-    best = min(history, key=lambda entry: entry["validation_mse"])["epoch"]
+    best = min(history, key=lambda entry: entry["validation_error"])["epoch"]
     return {"seed": recipe.seed, "epochs": len(history), "best_epoch": best, **figures}
 
 

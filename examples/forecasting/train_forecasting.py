@@ -1,9 +1,17 @@
-"""Train a linear forecaster with the Trainer of transformers: one process, or `accelerate launch`."""
+"""Train a forecaster with the Trainer of transformers: one process, or `accelerate launch`."""
 
 from pathlib import Path
 
 import torch
-from recipe import EpochShuffle, claim_output_dir, finish_run, parse_arguments, validation_loss
+from recipe import (
+    EpochShuffle,
+    ForecastingData,
+    Recipe,
+    claim_output_dir,
+    finish_run,
+    parse_arguments,
+    validation_error,
+)
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
@@ -13,9 +21,13 @@ from hvmodels.datasets.forecasting import collate_windows
 class ForecastingTrainer(Trainer):
     """Trainer with the recipe's shuffles, whose validation loss is exact whatever the batches and processes."""
 
-    def __init__(self, *args, shuffle: EpochShuffle, **kwargs):
+    def __init__(self, *args, recipe: Recipe, data: ForecastingData, shuffle: EpochShuffle, **kwargs):
         super().__init__(*args, **kwargs)
-        self.shuffle = shuffle
+        self.recipe, self.data, self.shuffle = recipe, data, shuffle
+        self.loss_arguments = {name: value.to(self.args.device) for name, value in recipe.loss_arguments(data).items()}
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        return super().compute_loss(model, {**inputs, **self.loss_arguments}, *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(
@@ -28,9 +40,9 @@ class ForecastingTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        windows = self.eval_dataset if eval_dataset is None else eval_dataset
         self.model.eval()
-        metrics = {f"{metric_key_prefix}_loss": validation_loss(self.model, windows, self.accelerator)}
+        error = validation_error(self.recipe, self.model, self.data, self.accelerator)
+        metrics = {f"{metric_key_prefix}_loss": error}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -44,6 +56,8 @@ def last_checkpoint(output_dir: Path) -> str | None:
 
 def main(arguments: list[str] | None = None):
     recipe, options = parse_arguments(__doc__, arguments)
+    if recipe.original_draws:
+        raise ValueError("`original_draws` needs the plain loop, train_forecasting_accelerate.py.")
     output_dir = Path(options.output_dir)
     args = TrainingArguments(
         output_dir=options.output_dir,
@@ -72,7 +86,7 @@ def main(arguments: list[str] | None = None):
     claim_output_dir(recipe, output_dir, options.resume)
 
     model, shuffle = recipe.build_model(data)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
+    optimizer = recipe.build_optimizer(model)
     steps = len(data.train) // recipe.batch_size
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.learning_rate_factor(step // steps))
     trainer = ForecastingTrainer(
@@ -84,6 +98,8 @@ def main(arguments: list[str] | None = None):
         processing_class=data.feature_extractor,
         callbacks=[EarlyStoppingCallback(recipe.patience)],
         optimizers=(optimizer, schedule),
+        recipe=recipe,
+        data=data,
         shuffle=shuffle,
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
@@ -100,7 +116,7 @@ def epochs_of(log_history: list[dict]) -> list[dict[str, float]]:
             "epoch": index,
             "learning_rate": fit["learning_rate"],
             "train_loss": fit["loss"],
-            "validation_mse": check["eval_loss"],
+            "validation_error": check["eval_loss"],
         }
         for index, (fit, check) in enumerate(zip(training, validation, strict=True), start=1)
     ]

@@ -136,7 +136,11 @@ def recipe_module(monkeypatch):
     return recipe
 
 
-@pytest.mark.parametrize("path", sorted((EXAMPLES / "recipes").glob("*.json")), ids=lambda path: path.stem)
+LINEAR_RECIPES = [path for path in sorted((EXAMPLES / "recipes").glob("*.json")) if path.stem != "scinet"]
+SCINET_RECIPES = EXAMPLES / "recipes" / "scinet.json"
+
+
+@pytest.mark.parametrize("path", LINEAR_RECIPES, ids=lambda path: path.stem)
 def test_recipe_files(path, recipe_module):
     content = json.loads(path.read_text())
     assert content["dataset"] == path.stem
@@ -149,6 +153,50 @@ def test_recipe_files(path, recipe_module):
                 config = recipe.model_config(num_input_channels=3)
                 assert config.prediction_length == horizon and config.individual == (setting == "individual")
                 assert context in (None, config.context_length)
+
+
+def test_scinet_recipes_are_the_published_settings(recipe_module, fixtures):
+    """Each of the 62 against what the original's scripts are called with, see the fixtures' README."""
+    published = {entry["variant"]: entry for entry in json.loads((fixtures / "scinet" / "variants.json").read_text())}
+    assert list(json.loads(SCINET_RECIPES.read_text())["settings"]) == list(published)
+    for name, entry in published.items():
+        recipe = recipe_module.Recipe(**recipe_module.read_recipe(str(SCINET_RECIPES), name))
+        config = recipe.model_config(entry["input_dim"])
+        assert (config.context_length, config.prediction_length) == (entry["input_len"], entry["output_len"])
+        assert (config.num_stacks, config.num_levels) == (entry["num_stacks"], entry["num_levels"])
+        assert (config.hidden_ratio, config.dropout) == (entry["hid_size"], entry["dropout"])
+        assert (config.kernel_size, config.groups) == (entry["kernel"], entry["groups"])
+        assert config.num_decoder_layers == entry["num_decoder_layer"]
+        assert config.use_positional_encoding == entry["positionalE"]
+        assert entry["num_stacks"] == 1 or (config.concat_length or 0) == entry["concat_len"]
+        assert not config.use_reversible_instance_norm and not config.decompose
+        assert (recipe.batch_size, recipe.learning_rate, recipe.epochs) == tuple(
+            entry[key] for key in ("batch_size", "lr", "epochs")
+        )
+        assert recipe.double_precision == (entry["dtype"] == "float64") and recipe.seed == 4321
+        assert recipe.schedule == ("solar" if entry.get("lradj") == 2 else "decay")
+        if "normalize" not in entry:
+            assert config.loss == "mae" and recipe.protocol == ("pems" if name.startswith("pems") else "ltsf")
+            assert recipe.paper_protocol == name.startswith("pems")
+            continue
+        assert (config.loss, recipe.protocol) == ("smooth_l1", "financial")
+        assert config.last_step_weight == entry["lastWeight"] and config.last_step_only == entry["single_step"]
+        assert recipe.loss_in_units == (entry["normalize"] != 3)
+        long = entry["long_term_forecast"]  # always scaled by its first 0.7 rows, which are those of training
+        assert recipe.split == ([0.7, 0.1, 0.2] if long else [0.6, 0.2, 0.2])
+        assert recipe.normalization == ("standard" if long else "max_abs") and recipe.paper_protocol != long
+        assert recipe.selection == ("mse" if long else "last_step")
+
+
+def test_learning_rates(recipe_module):
+    def factors(schedule, epochs):
+        recipe = recipe_module.Recipe(schedule=schedule)
+        return [recipe.learning_rate_factor(epoch) for epoch in epochs]
+
+    assert factors("halve", range(4)) == [1, 1, 0.5, 0.25]
+    assert factors("decay", range(3)) == pytest.approx([1, 0.95, 0.9025])
+    epochs = (0, 4, 5, 9, 10, 19, 20, 30, 40, 69, 70, 99)
+    assert factors("solar", epochs) == [1, 1, 5, 5, 10, 10, 1, 0.5, 0.1, 0.1, 0.01, 0.01]
 
 
 def test_arguments(recipe_module, tmp_path):
@@ -175,6 +223,15 @@ def test_arguments(recipe_module, tmp_path):
         recipe_module.Recipe(learning_rate=0.0)
     with pytest.raises(ValueError, match="`dataset` must be one of"):
         recipe_module.Recipe(dataset="ETTh3")
+    for options, message in (
+        ({"protocol": "pems"}, "are for `variant` scinet"),
+        ({"loss_in_units": True}, "are for `variant` scinet"),
+        ({"variant": "scinet", "features": "MS"}, "choose M or S"),
+        ({"variant": "scinet", "protocol": "pems", "features": "S"}, "must be M with"),
+        ({"variant": "scinet", "selection": "last_step"}, "needs `protocol` financial"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recipe_module.Recipe(**options)
     (tmp_path / "own.json").write_text(json.dumps({"learning_rat": 0.1}))
     with pytest.raises(ValueError, match="unknown keys"):
         parse("", ["--recipe", str(tmp_path / "own.json")])
@@ -204,3 +261,98 @@ def test_first_seed_draws_as_the_original(recipe_module, csv_file):
     torch.testing.assert_close(model.model.linear_trend.bias, trend.bias, rtol=0, atol=0)
     for epoch, (training, _, _) in enumerate(orders):
         assert shuffle.order(epoch).tolist() == training
+
+
+SCINET = {
+    "variant": "scinet",
+    "num_levels": 2,
+    "context_length": 12,
+    "prediction_length": 4,
+    "epochs": 3,
+    "seed": 4321,
+}
+PROTOCOLS = {
+    "ltsf": {"double_precision": True, "schedule": "decay"},
+    "financial": {
+        "split": [0.6, 0.2, 0.2], "loss": "smooth_l1", "loss_in_units": True, "last_step_weight": 0.5,
+        "selection": "last_step", "paper_protocol": True, "num_stacks": 2,
+    },
+    "pems": {"selection": "mae", "weight_decay": 1e-5, "use_positional_encoding": True},
+}  # fmt: skip
+
+
+@pytest.fixture
+def scinet_run(recipe_module, csv_file, monkeypatch):
+    """Runs a script's `main` for a recipe of SCINet in this process; gives the folder."""
+
+    def run(script, folder, protocol, *options):
+        import train_forecasting
+        import train_forecasting_accelerate
+
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+        folder.mkdir(exist_ok=True)
+        recipe = folder.parent / f"{protocol}.json"
+        recipe.write_text(json.dumps({**SCINET, "protocol": protocol, "batch_size": 64, **PROTOCOLS[protocol]}))
+        main = {SCRIPTS[0]: train_forecasting, SCRIPTS[1]: train_forecasting_accelerate}[script].main
+        main([f"--recipe={recipe}", f"--data={csv_file}", f"--output_dir={folder}", *options])
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_scinet_learns_by_every_protocol(protocol, scinet_run, tmp_path):
+    folder = scinet_run(SCRIPTS[1], tmp_path / "run", protocol, "--learning_rate=0.01")
+    report = json.loads((folder / "metrics.json").read_text())
+    losses = [entry["train_loss"] for entry in report["history"]]
+    errors = [entry["validation_error"] for entry in report["history"]]
+    assert losses[-1] < losses[0] and report["best_epoch"] == 1 + errors.index(min(errors))
+    names = {"ltsf": {"mse", "mae", "corr"}, "financial": {"rse", "rae", "corr"}, "pems": {"mae", "rmse", "mape"}}
+    assert names[protocol] <= set(report["test"]) and report["test"]["num_windows"] > 0
+    model = AutoModelForTimeSeriesPrediction.from_pretrained(folder)
+    assert model.dtype == (torch.float64 if protocol == "ltsf" else torch.float32)
+    past = AutoFeatureExtractor.from_pretrained(folder)(csv_rows(3, 12))["past_values"]
+    assert torch.isfinite(model(past).prediction_outputs).all()
+
+
+def csv_rows(channels, rows):
+    return pd.DataFrame(np.ones((rows, channels)), columns=[f"channel {index}" for index in range(channels)])
+
+
+@pytest.mark.parametrize(
+    ("script", "options"), [(SCRIPTS[0], []), (SCRIPTS[1], []), (SCRIPTS[1], ["--original_draws"])]
+)
+def test_scinet_resumes_exactly(script, options, scinet_run, tmp_path):
+    """Dropout included: its masks depend on seed, epoch and process only, or on a random state that is kept."""
+    whole = scinet_run(script, tmp_path / "whole", "financial", *options)
+    scinet_run(script, tmp_path / "parts", "financial", "--epochs=1", *options)
+    (tmp_path / "parts" / "metrics.json").unlink()
+    parts = scinet_run(script, tmp_path / "parts", "financial", "--resume", *options)
+    torch.testing.assert_close(*(load_file(folder / "model.safetensors") for folder in (whole, parts)), rtol=0, atol=0)
+    reports = [json.loads((folder / "metrics.json").read_text()) for folder in (whole, parts)]
+    assert reports[0]["history"] == reports[1]["history"] and reports[0]["test"] == reports[1]["test"]
+
+
+def test_original_draws_repeat_the_original(recipe_module, shared_data):
+    """The loss of the 100th step that the original's code prints for ETTh1 48 to 24 with `--RIN True` on a CPU."""
+    values = recipe_module.read_recipe(str(SCINET_RECIPES), "etth1_M_24")
+    values |= {"data": str(shared_data / "data" / "long_term_forecasting" / "ETTh1.csv"), "original_draws": True}
+    recipe = recipe_module.Recipe(**values, use_reversible_instance_norm=True)
+    data = recipe.load_data()
+    model, shuffle = recipe.build_model(data)
+    optimizer = recipe.build_optimizer(model)
+    model.train()
+    for indices in shuffle.start_epoch(0).split(recipe.batch_size)[:100]:
+        loss = model(**data.train.__getitems__(indices)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() == pytest.approx(0.3647595, abs=6e-8)
+
+
+def test_original_draws_where_they_cannot_be(recipe_module, scinet_run, tmp_path):
+    with pytest.raises(ValueError, match="needs the plain loop"):
+        scinet_run(SCRIPTS[0], tmp_path / "run", "ltsf", "--original_draws")
+    for options in ({}, {"variant": "scinet", "protocol": "pems"}):
+        with pytest.raises(ValueError, match="`original_draws` is for"):
+            recipe_module.Recipe(original_draws=True, **options)

@@ -6,7 +6,13 @@ import torch
 from safetensors.numpy import load_file
 
 from hvmodels.datasets.forecasting import ForecastingWindows
-from hvmodels.metrics.forecasting import ForecastingMetrics, evaluate_forecaster, forecasting_metrics
+from hvmodels.metrics.forecasting import (
+    FinancialMetrics,
+    ForecastingMetrics,
+    evaluate_forecaster,
+    forecasting_metrics,
+    pems_metrics,
+)
 
 
 SCALARS = ("mse", "mae", "rmse", "mape", "mspe", "rse", "corr")
@@ -186,3 +192,55 @@ def test_evaluation_keeps_no_gradients(windows):
 
     evaluate_forecaster(forecast, windows)
     assert recorded == [False]
+
+
+# SCINet's experiments
+
+
+def test_ett_metrics_as_scinet(shared_data):
+    reference = load_file(shared_data / "parity" / "scinet" / "metrics_ett" / "io.safetensors")
+    computed = in_batches(reference["input.pred"], reference["input.true"], [16, 24]).compute()
+    for name in ("mse", "mae", "rmse", "mape", "mspe"):
+        assert computed[name] == pytest.approx(reference[f"output.{name}"].item(), rel=1e-9), name
+    # One of the 24 cells has constant targets. The original means to skip it, but its rounded deviation is not quite 0, so
+    # that the cell counts with a correlation of 0.
+    assert computed["corr"] == pytest.approx(reference["output.corr"].item() * 24 / 23, rel=1e-9)
+
+
+@pytest.fixture
+def last_step_metrics(arrays):
+    predictions, targets = arrays
+    metrics = FinancialMetrics([1.0, 2.0, 4.0], rse_denominator=3.0, rae_denominator=2.0)
+    for start in (0, 9):
+        metrics.update(predictions[start : start + 9], targets[start : start + 9])
+    metrics.update(predictions[18:], targets[18:])
+    return metrics
+
+
+def test_financial_metrics(arrays, last_step_metrics):
+    predictions, targets = arrays
+    error = (predictions - targets)[:, -1] * np.array([1.0, 2.0, 4.0])
+    assert last_step_metrics.compute() == pytest.approx(
+        {
+            "num_windows": 23,
+            "rse": np.sqrt((error**2).mean()) / 3,
+            "rae": np.abs(error).mean() / 2,
+            "corr": np.mean([np.corrcoef(predictions[:, -1, c], targets[:, -1, c])[0, 1] for c in range(3)]),
+            "mse": ((predictions - targets) ** 2).mean(),
+            "mae": np.abs(predictions - targets).mean(),
+        },
+        rel=1e-9,
+    )
+
+
+def test_pems_metrics_hide_large_relative_errors():
+    targets = np.array([[[2.0], [0.0], [1.0], [1.0]]])
+    predictions = np.array([[[3.0], [1.0], [7.0], [1.0]]])
+    computed = pems_metrics(predictions, targets)
+    assert computed["mae"] == 2 and computed["rmse"] == pytest.approx(np.sqrt(38 / 4))
+    assert computed["mape"] == pytest.approx((0.5 + 2e-5) / 4)  # 0 / 0 and 6 count as 0
+    np.testing.assert_allclose(pems_metrics(predictions, targets, by_step=True)["mae"], [1, 1, 6, 0])
+    with pytest.raises(ValueError, match="must both have shape"):
+        pems_metrics(predictions[0], targets[0])
+    with pytest.raises(ValueError, match="`predictions` must be finite"):
+        pems_metrics(predictions * np.nan, targets)

@@ -117,30 +117,21 @@ class Entry:
         original_shape: Its shape there.
         name: Name of our tensor.
         index: Where in our tensor it is.
-        kernel_size: Steps of a convolution's kernel, the last axis there and before the channels here; 0 for any other.
     """
 
     original_name: str
     original_shape: tuple[int, ...]
     name: str
     index: Any = ...
-    kernel_size: int = 0
 
     def write(self, original: torch.Tensor, ours: torch.Tensor):
         """Copy the original's tensor to its place."""
         place = ours[self.index]
-        if self.kernel_size:
-            groups, outputs, _ = place.shape
-            place = place.view(groups, outputs, self.kernel_size, -1).transpose(2, 3)
         place.copy_(original.reshape(place.shape))
 
     def read(self, ours: torch.Tensor) -> torch.Tensor:
         """The original's tensor, a copy."""
-        place = ours[self.index].detach()
-        if self.kernel_size:
-            groups, outputs, _ = place.shape
-            place = place.reshape(groups, outputs, self.kernel_size, -1).transpose(2, 3)
-        return place.reshape(self.original_shape).clone()
+        return ours[self.index].detach().reshape(self.original_shape).clone()
 
 
 def _entries(model: SCINetForPrediction) -> Iterator[Entry]:
@@ -163,7 +154,7 @@ def _entries(model: SCINetForPrediction) -> Iterator[Entry]:
                     (4, "output", channels, hidden, 3),
                 ):
                     name, shape = f"model.trees.{index}.{name}", (outputs, inputs // groups, kernel_size)
-                    yield Entry(f"{prefix}.{layer}.weight", shape, f"{name}_weight", slices[branch], kernel_size)
+                    yield Entry(f"{prefix}.{layer}.weight", shape, f"{name}_weight", slices[branch])
                     yield Entry(f"{prefix}.{layer}.bias", (outputs,), f"{name}_bias", slices[branch])
     first = "model.intermediate_decoder" if config.num_stacks == 2 else "decoder"
     shape = tuple(ours[f"{first}.weight"].shape)

@@ -52,6 +52,7 @@ BENCHMARKS = {
     "electricity": Benchmark(321, "h"),
     "traffic": Benchmark(862, "h"),
     "weather": Benchmark(21, "10min"),
+    "solar_AL": Benchmark(137, "10min"),
     "national_illness": Benchmark(7, "W-TUE"),
     "PEMS03": Benchmark(358, "5min", (0.6, 0.2, 0.2)),
     "PEMS04": Benchmark(307, "5min", (0.6, 0.2, 0.2)),
@@ -87,7 +88,7 @@ def split_rows(num_rows: int, split: tuple[float, float, float] | tuple[int, int
 
 
 class ForecastingWindows(Dataset):
-    """All windows of a series with stride 1, read through one strided view.
+    """All windows of a series, read through one strided view.
 
     A single index gives one window; a list of indices gives a whole batch by one gather, which `DataLoader` uses if
     `collate_fn=collate_windows`.
@@ -96,13 +97,23 @@ class ForecastingWindows(Dataset):
         values: (time, channels) standardised float64 or float32.
         context_length: Past steps of a window.
         prediction_length: Future steps of a window.
+        stride: Steps from the start of a window to that of the next.
+        dtype: Of the windows.
 
     Raises:
-        ValueError: If the series is shorter than one window or not finite, or a length is not positive.
+        ValueError: If the series is shorter than one window or not finite, or a length or the stride is not positive.
     """
 
-    def __init__(self, values: np.ndarray, context_length: int, prediction_length: int):
-        for name, value in (("context_length", context_length), ("prediction_length", prediction_length)):
+    def __init__(
+        self,
+        values: np.ndarray,
+        context_length: int,
+        prediction_length: int,
+        stride: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ):
+        lengths = {"context_length": context_length, "prediction_length": prediction_length, "stride": stride}
+        for name, value in lengths.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
         length = context_length + prediction_length
@@ -119,14 +130,16 @@ class ForecastingWindows(Dataset):
         self.values = values
         self.context_length = context_length
         self.prediction_length = prediction_length
-        rows = torch.as_tensor(values, dtype=torch.float32)
-        self._windows = rows.T.contiguous().unfold(1, length, 1).transpose(0, 1)  # (windows, channels, length), a view
+        rows = torch.as_tensor(values, dtype=dtype)
+        self._windows = (
+            rows.T.contiguous().unfold(1, length, stride).transpose(0, 1)
+        )  # (windows, channels, length), a view
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """`past_values` (context_length, channels) and `future_values` (prediction_length, channels), float32."""
+        """`past_values` (context_length, channels) and `future_values` (prediction_length, channels)."""
         return {name: value[0] for name, value in self.__getitems__([range(len(self))[index]]).items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
@@ -157,6 +170,7 @@ class LongTermForecastingData:
         target: Column of `"S"`, None for the last one.
         scale: Whether values are standardised by the training rows.
         feature_extractor_class: Class of `feature_extractor`.
+        dtype: Of the windows.
         read_options: Further arguments of `read_series`.
 
     Attributes:
@@ -177,6 +191,7 @@ class LongTermForecastingData:
         target: str | None = None,
         scale: bool = True,
         feature_extractor_class: type[ForecastingFeatureExtractor] = ForecastingFeatureExtractor,
+        dtype: torch.dtype = torch.float32,
         **read_options,
     ):
         if features not in ("M", "S", "MS"):
@@ -188,7 +203,7 @@ class LongTermForecastingData:
             )
         if isinstance(series, TimeSeries) and read_options:
             raise ValueError(f"The series is read already; {sorted(read_options)} have no effect on a `TimeSeries`.")
-        series = series if isinstance(series, TimeSeries) else _read_any(series, read_options)
+        series = series if isinstance(series, TimeSeries) else read_forecasting_file(series, read_options)
         if features == "S":
             series = _select_column(series, target)
         self.series = series
@@ -199,7 +214,9 @@ class LongTermForecastingData:
             self.feature_extractor.standardization = "none"
         values = self.feature_extractor.standardize(series.values)
         self.train, self.validation, self.test = (
-            ForecastingWindows(values[start:stop], context_length, prediction_length) if stop > start else None
+            ForecastingWindows(values[start:stop], context_length, prediction_length, dtype=dtype)
+            if stop > start
+            else None
             for start, stop in self.slices
         )
 
@@ -240,7 +257,12 @@ class LongTermForecastingData:
         return cls(path, context_length, prediction_length, **options)
 
 
-def _read_any(data: Any, read_options: dict) -> TimeSeries:
+def read_forecasting_file(data: Any, read_options: dict[str, Any]) -> TimeSeries:
+    """What `read_series` reads with these options, and PEMS `.npz` archives, of which the first feature is taken.
+
+    Raises:
+        ValueError: If an archive cannot be read.
+    """
     if isinstance(data, str | PathLike) and Path(data).suffix == ".npz":
         try:
             archive = np.load(data, allow_pickle=False)
@@ -312,5 +334,6 @@ __all__ = [
     "LongTermForecastingData",
     "calendar_features",
     "collate_windows",
+    "read_forecasting_file",
     "split_rows",
 ]

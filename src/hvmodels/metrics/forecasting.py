@@ -1,7 +1,8 @@
-"""Forecasting metrics: MSE, MAE, RMSE, MAPE, MSPE, RSE and CORR, exact over all windows.
+"""Forecasting metrics: MSE, MAE, RMSE, MAPE, MSPE, RSE, RAE and CORR, exact over all windows.
 
 Definitions of the LTSF-Linear and SCINet papers' code; `corr` is the correlation itself and `corr_original` is what
-the LTSF-Linear code computes under that name.
+the LTSF-Linear code computes under that name. `FinancialMetrics` and `pems_metrics` are those of SCINet's experiments of
+these names.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 class ForecastingMetrics:
     """Accumulates forecasts and gives metrics that do not depend on how they were cut into batches.
 
-    All sums are float64. Moments for the correlations are taken around the first batch's mean, so that they do not
-    cancel.
+    All sums are float64. Moments for the correlations are taken around the first window, so that they do not cancel, and
+    are exactly 0 where all windows have one value.
     """
 
     def __init__(self):
@@ -42,7 +43,7 @@ class ForecastingMetrics:
         if not len(predictions):
             return
         if self._count == 0:
-            self._centre_p, self._centre_t = predictions.mean(axis=0), targets.mean(axis=0)
+            self._centre_p, self._centre_t = predictions[0].copy(), targets[0].copy()
         elif predictions.shape[1:] != self._centre_p.shape:
             raise ValueError(
                 f"`predictions` must have the shape of earlier batches, (windows, {self._centre_p.shape[0]}, "
@@ -129,6 +130,83 @@ def forecasting_metrics(predictions: Any, targets: Any) -> dict[str, float]:
     return metrics.compute()
 
 
+class FinancialMetrics:
+    """Accumulates forecasts and gives the metrics of SCINet's financial experiments, most of them of the last step only.
+
+    Args:
+        scale: (channels,) of the feature extractor.
+        rse_denominator: Of `FinancialForecastingData`.
+        rae_denominator: Likewise.
+    """
+
+    def __init__(self, scale: Any, rse_denominator: float, rae_denominator: float):
+        self.scale = np.asarray(scale, dtype=np.float64)
+        self.rse_denominator, self.rae_denominator = rse_denominator, rae_denominator
+        self._all_steps, self._last_step, self._last_in_units = (ForecastingMetrics() for _ in range(3))
+
+    def update(self, predictions: Any, targets: Any):
+        """Add a batch of standardised forecasts; see `ForecastingMetrics.update`."""
+        predictions, targets = _as_float64(predictions, "predictions"), _as_float64(targets, "targets")
+        self._all_steps.update(predictions, targets)
+        self._last_step.update(predictions[:, -1:], targets[:, -1:])
+        self._last_in_units.update(predictions[:, -1:] * self.scale, targets[:, -1:] * self.scale)
+
+    def compute(self) -> dict[str, float]:
+        """Metrics over everything added so far.
+
+        Returns:
+            `num_windows`; of the last step, `rse` and `rae`, root of the squared and absolute error in the data's units,
+            divided by the denominators, and `corr`, correlation over windows, mean over channels where it is defined;
+            of all steps, `mse` and `mae` of the standardised values.
+
+        Raises:
+            ValueError: If nothing was added.
+        """
+        all_steps, last_in_units = self._all_steps.compute(), self._last_in_units.compute()
+        return {
+            "num_windows": all_steps["num_windows"],
+            "rse": last_in_units["rmse"] / self.rse_denominator,
+            "rae": last_in_units["mae"] / self.rae_denominator,
+            "corr": self._last_step.compute()["corr"],
+            "mse": all_steps["mse"],
+            "mae": all_steps["mae"],
+        }
+
+
+def pems_metrics(predictions: Any, targets: Any, by_step: bool = False) -> dict[str, Any]:
+    """MAE, RMSE and MAPE of traffic flow as SCINet's code computes them.
+
+    Args:
+        predictions: (windows, prediction_length, sensors), in the data's units.
+        targets: Same shape.
+        by_step: Whether to give an array (prediction_length,) for each metric instead of a number.
+
+    Returns:
+        `mae`, `rmse`, and `mape`, in which 1e-5 is added to each relative error, and one above 5, or of a target that is
+        0, counts as 0. The mean is still over all values, which lowers it.
+
+    Raises:
+        ValueError: If shapes differ, or a value is not finite.
+    """
+    predictions, targets = _as_float64(predictions, "predictions"), _as_float64(targets, "targets")
+    if predictions.ndim != 3 or predictions.shape != targets.shape or not predictions.size:
+        raise ValueError(
+            "`predictions` and `targets` must both have shape (windows, prediction_length, sensors), "
+            f"got {predictions.shape} and {targets.shape}."
+        )
+    error = np.abs(predictions - targets)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = error / np.abs(targets) + 1e-5
+    relative = np.where(relative <= 5, relative, 0.0)
+    axes = (0, 2) if by_step else None
+    metrics = {
+        "mae": error.mean(axes),
+        "rmse": np.sqrt((error**2).mean(axes)),
+        "mape": relative.mean(axes),
+    }
+    return metrics if by_step else {name: float(value) for name, value in metrics.items()}
+
+
 def evaluate_forecaster(
     forecast: Callable[[torch.Tensor], torch.Tensor],
     windows: Dataset,
@@ -178,4 +256,4 @@ def _as_float64(values: Any, name: str) -> np.ndarray:
     return array
 
 
-__all__ = ["ForecastingMetrics", "evaluate_forecaster", "forecasting_metrics"]
+__all__ = ["FinancialMetrics", "ForecastingMetrics", "evaluate_forecaster", "forecasting_metrics", "pems_metrics"]

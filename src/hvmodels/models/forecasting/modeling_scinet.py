@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_scinet import SCINetConfig
-from .modeling_ltsf_linear import apply_temporal_map, fill_unobserved, moving_average_counts
+from .modeling_ltsf_linear import TemporalLinear, apply_temporal_map, fill_unobserved, moving_average_counts
 
 
 OUTPUT_KERNEL_SIZE = 3
@@ -91,22 +91,60 @@ class SCINetForPredictionOutput(ModelOutput):
     scale: torch.Tensor | None = None
 
 
-def convolve_time(series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def time_windows(series: torch.Tensor, kernel_size: int) -> torch.Tensor:
+    """What each step of a convolution reads, (convolutions, channels, time, batch) to (convolutions, read, steps * batch)."""
+    count, channels, time, batch = series.shape
+    steps = time - kernel_size + 1
+    if torch.jit.is_tracing():  # the export to ONNX knows `unfold` for sizes that it can infer only
+        windows = torch.stack([series[:, :, step : step + steps] for step in range(kernel_size)], dim=2)
+    else:
+        windows = series.unfold(2, kernel_size, 1).permute(0, 1, 4, 2, 3)
+    return windows.reshape(count, channels * kernel_size, steps * batch)
+
+
+class TimeConvolution(torch.autograd.Function):
+    """Many convolutions over time at once, without padding, as one batched product; see `convolve_time`."""
+
+    @staticmethod
+    def forward(ctx, series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kernel_size: int) -> torch.Tensor:
+        """As `convolve_time`. The windows are not kept but cut again for the gradient."""
+        ctx.save_for_backward(series, weight)
+        ctx.kernel_size = kernel_size
+        return torch.baddbmm(bias, weight, time_windows(series, kernel_size))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of series, weight and bias."""
+        series, weight = ctx.saved_tensors
+        kernel_size = ctx.kernel_size
+        of_weight = torch.bmm(gradient, time_windows(series, kernel_size).transpose(1, 2))
+        of_series = None
+        if ctx.needs_input_grad[0]:
+            length = series.shape[2] - kernel_size + 1
+            of_windows = torch.bmm(weight.transpose(1, 2), gradient)
+            of_windows = of_windows.view(*series.shape[:2], kernel_size, length, series.shape[3])
+            of_series = torch.zeros_like(series)
+            for step in range(kernel_size):
+                of_series[:, :, step : step + length] += of_windows[:, :, step]
+        return of_series, of_weight, gradient.sum(2, keepdim=True), None
+
+
+def convolve_time(series: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, kernel_size: int) -> torch.Tensor:
     """Many convolutions over time at once, without padding.
 
     Args:
         series: (convolutions, channels, time, batch).
-        weight: (convolutions, out channels, kernel * channels), the kernel's steps outermost.
+        weight: (convolutions, out channels, channels * kernel).
         bias: (convolutions, out channels, 1).
+        kernel_size: Steps that an output reads.
 
     Returns:
-        (convolutions, out channels, time - kernel + 1, batch).
+        (convolutions, out channels, (time - kernel + 1) * batch).
     """
-    _, channels, time, batch = series.shape
-    kernel_size = weight.shape[2] // channels
-    length = time - kernel_size + 1
-    windows = torch.cat([series[:, :, step : step + length] for step in range(kernel_size)], dim=1)
-    return torch.baddbmm(bias, weight, windows.flatten(2)).unflatten(2, (length, batch))
+    if torch.is_grad_enabled():
+        return TimeConvolution.apply(series, weight, bias, kernel_size)
+    return torch.baddbmm(bias, weight, time_windows(series, kernel_size))
 
 
 def positional_encoding(length: int, channels: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -131,14 +169,15 @@ class SCINetTree(nn.Module):
 
     def __init__(self, config: SCINetConfig):
         super().__init__()
-        self.num_levels, self.groups, self.dropout = config.num_levels, config.groups, config.dropout
+        self.num_levels, self.groups, self.kernel_size = config.num_levels, config.groups, config.kernel_size
+        self.dropout = nn.Dropout(config.dropout)
         overhang = config.kernel_size - 1
         self.padding = (overhang // 2 + 1, overhang - overhang // 2 + 1)
         channels, hidden = config.num_input_channels // config.groups, config.hidden_channels // config.groups
         count = 4 * (2**config.num_levels - 1) * config.groups
-        self.input_weight = nn.Parameter(torch.empty(count, hidden, config.kernel_size * channels))
+        self.input_weight = nn.Parameter(torch.empty(count, hidden, channels * config.kernel_size))
         self.input_bias = nn.Parameter(torch.empty(count, hidden, 1))
-        self.output_weight = nn.Parameter(torch.empty(count, channels, OUTPUT_KERNEL_SIZE * hidden))
+        self.output_weight = nn.Parameter(torch.empty(count, channels, hidden * OUTPUT_KERNEL_SIZE))
         self.output_bias = nn.Parameter(torch.empty(count, channels, 1))
 
     def weights(self) -> tuple[nn.Parameter, ...]:
@@ -189,7 +228,7 @@ class SCINetTree(nn.Module):
         self, nodes: torch.Tensor, scaling: tuple[torch.Tensor, ...], updating: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
         """(nodes, channels, time, batch) to twice the nodes and half the time."""
-        even, odd = nodes.unflatten(2, (-1, 2)).unbind(3)
+        even, odd = nodes[:, :, ::2], nodes[:, :, 1::2]
         even_scale, odd_scale = self._branches(torch.stack((even, odd), 1), scaling).exp().unbind(1)
         odd, even = odd * even_scale, even * odd_scale
         even_update, odd_update = self._branches(torch.stack((odd, even), 1), updating).unbind(1)
@@ -198,11 +237,13 @@ class SCINetTree(nn.Module):
     def _branches(self, halves: torch.Tensor, weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Two branches for each node, (nodes, 2, channels, time, batch) to the same shape."""
         input_weight, input_bias, output_weight, output_bias = weights
+        time, batch = halves.shape[3:]
         padded = nn.functional.pad(halves.flatten(0, 2), (0, 0, *self.padding), mode="replicate")
-        grouped = padded.unflatten(0, (len(input_weight), -1))
-        hidden = nn.functional.leaky_relu_(convolve_time(grouped, input_weight, input_bias), LEAKY_SLOPE)
-        hidden = nn.functional.dropout(hidden, self.dropout, self.training)
-        return torch.tanh(convolve_time(hidden, output_weight, output_bias)).view(halves.shape)
+        grouped = padded.view(len(input_weight), -1, padded.shape[1], batch)
+        hidden = convolve_time(grouped, input_weight, input_bias, self.kernel_size)
+        hidden = nn.functional.leaky_relu_(hidden, LEAKY_SLOPE)
+        hidden = self.dropout(hidden.view(*hidden.shape[:2], time + OUTPUT_KERNEL_SIZE - 1, batch))
+        return torch.tanh(convolve_time(hidden, output_weight, output_bias, OUTPUT_KERNEL_SIZE)).view(halves.shape)
 
 
 class SCINetDecoder(nn.Module):
@@ -230,7 +271,7 @@ class SCINetDecoder(nn.Module):
         for layer in range(self.num_segmented_layers):
             steps = self._segmented_layer(steps, layer)
         decoded = self.weight @ steps if self.bias is None else torch.addmm(self.bias[:, None], self.weight, steps)
-        return decoded.unflatten(1, (channels, batch)).permute(2, 0, 1)
+        return decoded.view(len(self.weight), channels, batch).permute(2, 0, 1)
 
     def _segmented_layer(self, steps: torch.Tensor, layer: int) -> torch.Tensor:
         """(in_length, columns) to the same shape."""
@@ -299,24 +340,21 @@ class SCINetPreTrainedModel(PreTrainedModel):
                     self._draw_branch(module, slices[name])
         elif isinstance(module, SCINetDecoder):
             self._draw_decoder(module)
-        elif isinstance(module, nn.Linear):
-            _fill(module.weight, ..., _draw(module.weight.shape, module.in_features, module.weight))
-            _draw(module.bias.shape, module.in_features, module.bias)  # the original draws biases and sets them to 0
+        elif isinstance(module, TemporalLinear):
+            _fill(module.weight, ..., _draw(module.weight.shape, module.weight.shape[1], module.weight))
+            _draw(
+                module.bias.shape, module.weight.shape[1], module.bias
+            )  # the original draws biases and sets them to 0
             _fill(module.bias, ..., 0.0)
         elif isinstance(module, ReversibleInstanceNorm):
             _fill(module.weight, ..., 1.0)
             _fill(module.bias, ..., 0.0)
 
     def _draw_branch(self, tree: SCINetTree, branch: slice):
-        for weight, bias, kernel_size in (
-            (tree.input_weight, tree.input_bias, self.config.kernel_size),
-            (tree.output_weight, tree.output_bias, OUTPUT_KERNEL_SIZE),
-        ):
-            groups, outputs, inputs = weight[branch].shape
-            # The original's order: (outputs, channels, kernel); here the kernel comes before the channels.
-            drawn = _draw((groups, outputs, inputs // kernel_size, kernel_size), inputs, weight)
-            _fill(weight, branch, drawn.transpose(2, 3).reshape(groups, outputs, inputs))
-            _fill(bias, branch, _draw((groups, outputs, 1), inputs, bias))
+        for weight, bias in ((tree.input_weight, tree.input_bias), (tree.output_weight, tree.output_bias)):
+            inputs = weight.shape[2]
+            _fill(weight, branch, _draw(weight[branch].shape, inputs, weight))
+            _fill(bias, branch, _draw(bias[branch].shape, inputs, bias))
 
     def _draw_decoder(self, decoder: SCINetDecoder):
         weight, inputs = decoder.weight, decoder.weight.shape[1]
@@ -360,8 +398,8 @@ class SCINetModel(SCINetPreTrainedModel):
         self.num_past_steps = config.concat_length or config.context_length
         self.use_positional_encoding, self.decompose = config.use_positional_encoding, config.decompose
         if config.decompose:
-            self.trend_layer = nn.Linear(config.context_length, config.context_length)
-            self.trend_decoder = nn.Linear(config.context_length, config.prediction_length)
+            self.trend_layer = TemporalLinear(config.context_length, config.context_length)
+            self.trend_decoder = TemporalLinear(config.context_length, config.prediction_length)
         self.trees = nn.ModuleList(SCINetTree(config) for _ in range(config.num_stacks))
         self.intermediate_decoder = None
         if config.num_stacks == 2:
@@ -400,29 +438,42 @@ class SCINetModel(SCINetPreTrainedModel):
             ValueError: If a shape does not fit the configuration.
         """
         self._refuse_unknown(kwargs)
+        return SCINetModelOutput(**self.run(past_values, past_observed_mask, output_hidden_states))
+
+    def run(
+        self,
+        past_values: torch.Tensor,
+        past_observed_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> dict[str, torch.Tensor | tuple[torch.Tensor, ...]]:
+        """The values that `forward` wraps, by their names."""
         self._check_inputs(past_values, past_observed_mask)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        series = past_values.to(self.trees[0].input_weight.dtype)
+        series, outputs = past_values.to(self.trees[0].input_weight.dtype), {}
         if past_observed_mask is not None:
             series = fill_unobserved(series, past_observed_mask)
-        outputs = SCINetModelOutput()
         if self.decompose:
             series, trend = self._decompose(series)
             if self.trend_norm is not None:
-                trend, outputs.trend_loc, outputs.trend_scale = self.trend_norm(trend)
-            outputs.trend_forecast = self.trend_decoder(self.trend_layer(trend.transpose(1, 2))).transpose(1, 2)
-            series = self._encode_positions(self._normalize(series, outputs))
-        else:
-            series = self._normalize(self._encode_positions(series), outputs)
+                trend, outputs["trend_loc"], outputs["trend_scale"] = self.trend_norm(trend)
+            outputs["trend_forecast"] = self.trend_decoder(self.trend_layer(trend))
+        elif self.use_positional_encoding:
+            series = self._encode_positions(series)
+        if self.norm is not None:
+            series, outputs["loc"], outputs["scale"] = self.norm(series)
+        if self.decompose and self.use_positional_encoding:
+            series = self._encode_positions(series)
         states = [] if output_hidden_states else None
-        outputs.last_hidden_state = self._stack(0, series, states)
+        last_hidden_state = self._stack(0, series, states)
         if self.intermediate_decoder is not None:
-            outputs.intermediate_forecast = self.intermediate_decoder(outputs.last_hidden_state)
-            joined = torch.cat([series[:, -self.num_past_steps :], outputs.intermediate_forecast], dim=1)
-            outputs.last_hidden_state = self._stack(1, joined, states)
+            forecast = self.intermediate_decoder(last_hidden_state)
+            joined = torch.cat([series[:, -self.num_past_steps :], forecast], dim=1)
+            last_hidden_state = self._stack(1, joined, states)
+            outputs["intermediate_forecast"] = forecast
+        outputs["last_hidden_state"] = last_hidden_state
         if states is not None:
-            outputs.hidden_states = tuple(states)
+            outputs["hidden_states"] = tuple(states)
         return outputs
 
     def _stack(self, index: int, series: torch.Tensor, states: list[torch.Tensor] | None) -> torch.Tensor:
@@ -433,8 +484,6 @@ class SCINetModel(SCINetPreTrainedModel):
         return output if self.decompose else output + series
 
     def _encode_positions(self, series: torch.Tensor) -> torch.Tensor:
-        if not self.use_positional_encoding:
-            return series
         encoding = positional_encoding(*series.shape[1:], series.dtype, series.device)
         return series + encoding.to(series.dtype)
 
@@ -444,12 +493,6 @@ class SCINetModel(SCINetPreTrainedModel):
         counts = moving_average_counts(self.context_length, kernel_size).to(series)
         trend = apply_temporal_map(series / kernel_size, counts, counts.new_zeros(()))
         return series - trend, trend
-
-    def _normalize(self, series: torch.Tensor, outputs: SCINetModelOutput) -> torch.Tensor:
-        if self.norm is None:
-            return series
-        series, outputs.loc, outputs.scale = self.norm(series)
-        return series
 
     def _check_inputs(self, past_values: torch.Tensor, past_observed_mask: torch.Tensor | None = None):
         expected = f"(batch, {self.context_length}, {self.num_channels})"
@@ -517,17 +560,15 @@ class SCINetForPrediction(SCINetPreTrainedModel):
             ValueError: If a shape does not fit the configuration.
         """
         self._refuse_unknown(kwargs)
-        outputs = self.model(
-            past_values, past_observed_mask, output_hidden_states=output_hidden_states, return_dict=True
-        )
-        prediction, intermediate = self.decoder(outputs.last_hidden_state), outputs.intermediate_forecast
-        trend = outputs.trend_forecast
+        outputs = self.model.run(past_values, past_observed_mask, output_hidden_states)
+        prediction = self.decoder(outputs["last_hidden_state"])
+        intermediate, trend = outputs.get("intermediate_forecast"), outputs.get("trend_forecast")
         if self.model.norm is not None:
-            prediction = self.model.norm.reverse(prediction, outputs.loc, outputs.scale)
+            prediction = self.model.norm.reverse(prediction, outputs["loc"], outputs["scale"])
             if intermediate is not None:
-                intermediate = self.model.norm.reverse(intermediate, outputs.loc, outputs.scale)
+                intermediate = self.model.norm.reverse(intermediate, outputs["loc"], outputs["scale"])
             if trend is not None:
-                trend = self.model.trend_norm.reverse(trend, outputs.trend_loc, outputs.trend_scale)
+                trend = self.model.trend_norm.reverse(trend, outputs["trend_loc"], outputs["trend_scale"])
         if trend is not None:
             prediction = prediction + trend[:, -prediction.shape[1] :]
         loss = None
@@ -537,9 +578,9 @@ class SCINetForPrediction(SCINetPreTrainedModel):
             loss=loss,
             prediction_outputs=prediction,
             intermediate_prediction_outputs=intermediate,
-            hidden_states=outputs.hidden_states,
-            loc=outputs.loc,
-            scale=outputs.scale,
+            hidden_states=outputs.get("hidden_states"),
+            loc=outputs.get("loc"),
+            scale=outputs.get("scale"),
         )
 
     def _loss(
