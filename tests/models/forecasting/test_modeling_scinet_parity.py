@@ -9,11 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from torch.utils.data import DataLoader
 from transformers import AutoModelForTimeSeriesPrediction
 
 from hvmodels import SCINetConfig, SCINetForPrediction
 from hvmodels.conversion import convert_checkpoint, read_checkpoint
 from hvmodels.conversion.scinet import convert_state_dict, to_original
+from hvmodels.datasets.forecasting import LongTermForecastingData, collate_windows
+from hvmodels.datasets.forecasting_protocols import FinancialForecastingData
+from hvmodels.metrics.forecasting import FinancialMetrics, evaluate_forecaster
 from hvmodels.models.forecasting.modeling_scinet import positional_encoding
 from tests.modeling_checks import assert_equal
 
@@ -243,3 +247,62 @@ def test_keys_of_published_settings(variant, keys):
     assert model.num_parameters() == variant["num_parameters"]
     back = to_original(model)
     assert {name: list(tensor.shape) for name, tensor in back.items()} == shapes
+
+
+# Models that the original trained, on the data they were trained for
+
+
+def find_trained(shared_data, name, data):
+    folder = shared_data / "parity" / "scinet" / name
+    file = shared_data / "data" / "long_term_forecasting" / data
+    for path in (folder, file):
+        if not path.exists():
+            pytest.skip(f"needs {path.relative_to(shared_data.parent)}")
+    return folder, *read_case(folder), file
+
+
+def test_trained_on_etth1(shared_data, tmp_path):
+    folder, options, reference, csv = find_trained(shared_data, "trained_etth1_m24", "ETTh1.csv")
+    model = convert(folder, tmp_path / "model")
+    assert model.dtype == torch.float64
+    data = LongTermForecastingData.from_benchmark(csv, options["input_len"], options["output_len"])
+
+    def forecast(past_values):
+        return model(past_values).prediction_outputs
+
+    with torch.no_grad():
+        for suffix in ("", "_last"):
+            expected = reference[f"output.prediction{suffix}"]
+            assert_close(forecast(reference[f"input.past_values{suffix}"]), expected, **TOLERANCES[torch.float64])
+    expected = options["expected_test_metrics"]
+    metrics = evaluate_forecaster(forecast, data.test)
+    assert metrics["num_windows"] == expected["num_windows"]
+    dropped = evaluate_forecaster(
+        forecast, data.test, drop_last_batch_size=expected["original_loader_drop_last"]["batch_size"]
+    )
+    for found, wanted in ((metrics, expected["all_windows"]), (dropped, expected["original_loader_drop_last"])):
+        for name in ("mse", "mae", "rmse", "corr"):
+            assert found[name] == pytest.approx(wanted[name], rel=1e-6), name
+        assert found["mape"] == pytest.approx(
+            wanted["mape"], rel=1e-5
+        )  # windows are float32, and targets may be near 0
+
+
+def test_trained_on_exchange_rates(shared_data, tmp_path):
+    folder, options, reference, file = find_trained(shared_data, "trained_exchange_h3", "exchange_rate.txt.gz")
+    model = convert(folder, tmp_path / "model")
+    assert model.config.loss == "smooth_l1"
+    assert model.config.last_step_weight == 0.5
+    data = FinancialForecastingData(file, options["window_size"], options["horizon"])
+    with torch.no_grad():
+        prediction = model(reference["input.past_values"]).prediction_outputs
+    assert_close(prediction, reference["output.prediction"], **TOLERANCES[torch.float32])
+    scale = data.feature_extractor.scale
+    for windows, split in ((data.validation, "valid"), (data.test, "test")):
+        metrics = FinancialMetrics(scale, data.rse_denominator, data.rae_denominator)
+        for batch in DataLoader(windows, 512, collate_fn=collate_windows):
+            with torch.no_grad():
+                metrics.update(model(batch["past_values"]).prediction_outputs, batch["future_values"])
+        found = metrics.compute()
+        for name, expected in options["expected_metrics"][split].items():
+            assert found[name] == pytest.approx(expected, rel=1e-4), (split, name)
