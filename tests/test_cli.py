@@ -12,7 +12,17 @@ import torch
 from transformers import pipeline
 from transformers.utils import logging
 
-from hvmodels import METHODS, LTSFLinearConfig, LTSFLinearFeatureExtractor, LTSFLinearForPrediction, cli, hub
+from hvmodels import (
+    METHODS,
+    LTSFLinearConfig,
+    LTSFLinearFeatureExtractor,
+    LTSFLinearForPrediction,
+    SCINetConfig,
+    SCINetFeatureExtractor,
+    SCINetForPrediction,
+    cli,
+    hub,
+)
 from hvmodels.datasets.forecasting import LongTermForecastingData
 from hvmodels.metrics.forecasting import evaluate_forecaster
 
@@ -245,6 +255,19 @@ def test_evaluate(split, run, csv, tmp_path):
     expected = evaluate_forecaster(lambda past_values: model(past_values).prediction_outputs, windows)
     assert json.loads("\n".join(out)) == pytest.approx(expected)
     assert expected["num_windows"] == {"train": 84 - 15, "validation": 12 - 3, "test": 24 - 3}[split]
+
+
+def test_evaluate_scinet(run, csv, tmp_path):
+    config = SCINetConfig(context_length=12, prediction_length=4, num_input_channels=2, num_levels=2)
+    model = SCINetForPrediction(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    SCINetFeatureExtractor(12, 4).save_pretrained(tmp_path / "model")
+    status, out, err = run("evaluate", tmp_path / "model", csv)
+    assert (status, err) == (0, [])
+    windows = LongTermForecastingData(csv, 12, 4).test
+    expected = evaluate_forecaster(lambda past_values: model(past_values).prediction_outputs, windows)
+    assert json.loads("\n".join(out)) == pytest.approx(expected)
+    assert_error(run("evaluate", tmp_path / "model", csv, "--features", "MS"), "`features` MS", "every channel")
 
 
 def test_evaluate_features_and_drop_last(run, csv, tmp_path):

@@ -224,6 +224,17 @@ def test_snippets_of_rle_run(rle_card, tiny_rle_models, tmp_path, monkeypatch):
     assert Path("poses.png").is_file()
 
 
+@pytest.mark.parametrize("name", ["smoothnet-any-pose", "deciwatch-2d", "deciwatch-3d"])
+def test_snippet_of_an_embedded_pose_sequence_model_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    poses = np.random.default_rng(0).uniform(100, 300, (40, 17, 2 if name == "deciwatch-2d" else 3))
+    np.save("poses.npy", poses)
+    for snippet in CODE.findall(ModelCard.load(FOLDER / f"{name}.md").text):
+        variables = {}
+        exec(compile(snippet, "snippet", "exec"), variables)
+        assert variables["refined"].shape == poses.shape
+
+
 def test_figures_of_pose_sequences_are_in_the_text_with_their_source(sequence_card):
     name, card = sequence_card
     cells = {value.strip() for line in card.text.splitlines() for cell in line.split("|") for value in cell.split("/")}

@@ -54,10 +54,8 @@ def evaluate_released(pairs: list[PosePair], model, extractor, release: str, roo
         raise ValueError("Figures of SMPL poses need the meshes of the SMPL model, which is not part of this package.")
     outputs, targets, inputs = refine_as_published(pairs, model, extractor)
     if pairs[0].boxes is not None:
-        # The frames of padding have boxes without size there, so that nothing but equality is right.
-        empty = [0.0, 0.0, 1e-6, 1e-6]
         boxes = [
-            np.concatenate([pair.boxes, np.tile(empty, (len(poses), 1))])[: len(poses)]
+            np.concatenate([pair.boxes, np.zeros((len(poses), 4))])[: len(poses)]
             for pair, poses in zip(pairs, outputs, strict=True)
         ]
         return {

@@ -478,7 +478,8 @@ def evaluate(
         raise ValueError(f"`split` must be train, validation or test, got {split!r}.")
     network, _ = load_folder(model)
     config = network.config
-    if features == "MS" and config.prediction_channel_indices is None:
+    channel_indices = getattr(config, "prediction_channel_indices", None)
+    if features == "MS" and channel_indices is None:
         raise ValueError(
             "`features` MS needs a model with `prediction_channel_indices`; this one predicts every channel."
         )
@@ -491,7 +492,7 @@ def evaluate(
     metrics = evaluate_forecaster(
         lambda past_values: network(past_values).prediction_outputs,
         windows,
-        channel_indices=config.prediction_channel_indices,
+        channel_indices=channel_indices,
         drop_last_batch_size=drop_last,
     )
     typer.echo(json.dumps(metrics, indent=2))

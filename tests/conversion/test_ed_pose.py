@@ -14,10 +14,12 @@ from transformers import AutoImageProcessor, AutoModelForPoseEstimation
 from hvmodels import EDPoseForPoseEstimation, EDPoseImageProcessor
 from hvmodels.conversion import convert_checkpoint, read_checkpoint
 from hvmodels.conversion.ed_pose import HEADS, convert_state_dict
+from tests.reference_cases import needs_reference, reference_folder
 
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "edpose" / "r50_coco17_eval"
-SWIN_FOLDER = FOLDER.parent / "swin_crowdpose14_eval"
+SWIN = ("edpose", "swin_crowdpose14_eval")
+SWIN_FOLDER = reference_folder(*SWIN)
 OPTIONS = json.loads((FOLDER / "config.json").read_text())
 
 
@@ -59,6 +61,7 @@ def test_options_inside_the_file(expected, tmp_path):
     assert (config.num_queries, config.num_groups) == (30, expected[0].num_groups)
 
 
+@needs_reference(*SWIN)
 def test_image_processor_has_the_keypoints_of_the_model(tmp_path):
     convert_checkpoint("ed-pose", SWIN_FOLDER / "checkpoint.pth", tmp_path / "model", SWIN_FOLDER / "config.json")
     assert EDPoseImageProcessor.from_pretrained(tmp_path / "model").num_keypoints == 14
@@ -208,6 +211,7 @@ def test_half_precision(weights, tmp_path):
     assert AutoModelForPoseEstimation.from_pretrained(tmp_path / "model").dtype == torch.float16
 
 
+@needs_reference(*SWIN)
 def test_swin_drop_path():
     weights = read_checkpoint(SWIN_FOLDER / "checkpoint.pth", (argparse.Namespace,))
     config, _ = convert_state_dict(weights, json.loads((SWIN_FOLDER / "config.json").read_text()))

@@ -22,10 +22,12 @@ from hvmodels.conversion.rle import convert, convert_state_dict
 from hvmodels.keypoint_sets import HUMAN36M18, MPII16
 from hvmodels.methods import METHODS
 from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
+from tests.reference_cases import needs_reference, reference_folder
 
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "rle"
-COCO, H36M, MMPOSE = (FOLDER / f"{name}_bottleneck_tiny" for name in ("coco2d", "h36m3d", "mmpose2d"))
+COCO, H36M, MMPOSE = (reference_folder("rle", f"{name}_bottleneck_tiny") for name in ("coco2d", "h36m3d", "mmpose2d"))
+NEEDS_H36M = needs_reference("rle", "h36m3d_bottleneck_tiny")
 KEYS = json.loads(gzip.decompress((FOLDER / "keys.json.gz").read_bytes()))
 TYPES = METHODS["rle"].checkpoint_types
 
@@ -44,7 +46,7 @@ def to_legacy(weights):
     )
 
 
-@pytest.mark.parametrize("folder", [COCO, H36M], ids=["2d", "3d"])
+@pytest.mark.parametrize("folder", [COCO, pytest.param(H36M, marks=NEEDS_H36M)], ids=["2d", "3d"])
 def test_original_gives_its_own_outputs(folder, tmp_path):
     _, _, values = read(folder)
     convert_checkpoint("rle", folder / "checkpoint.pth", tmp_path / "model", folder / "config.json")
@@ -66,7 +68,7 @@ def test_original_gives_its_own_outputs(folder, tmp_path):
     assert model.config.root_index == (0 if is_3d else None)
 
 
-@pytest.mark.parametrize("folder", [COCO, H36M, MMPOSE], ids=["2d", "3d", "mmpose"])
+@pytest.mark.parametrize("folder", [COCO, pytest.param(H36M, marks=NEEDS_H36M), MMPOSE], ids=["2d", "3d", "mmpose"])
 def test_flow_comes_along(folder):
     """The loss of training needs every weight of it."""
     weights, options, values = read(folder)
@@ -342,7 +344,7 @@ def test_mobilenet_of_other_shapes():
         convert_state_dict(weights, {})
 
 
-@pytest.mark.parametrize("folder", [COCO, H36M, MMPOSE], ids=["2d", "3d", "mmpose"])
+@pytest.mark.parametrize("folder", [COCO, pytest.param(H36M, marks=NEEDS_H36M), MMPOSE], ids=["2d", "3d", "mmpose"])
 def test_without_flow(folder):
     weights, options, values = read(folder)
     bare = {name: tensor for name, tensor in weights.items() if "flow" not in name}
@@ -394,8 +396,8 @@ def drop(prefix):
         (COCO, lambda w: w.update({"fc_sigma.linear.bias": torch.ones(34).double()}), "same floating-point dtype"),
         (COCO, lambda w: w.update({"fc_coord.linear.weight": torch.ones(33, 96)}), "must have 2 rows a keypoint"),
         (COCO, lambda w: w.update({"fc_coord.linear.weight": torch.ones(34)}), "2 dimensions that are not empty"),
-        (H36M, drop("flow2d.s"), "must have a network s and t"),
-        (H36M, drop("flow2d"), r"are missing"),
+        pytest.param(H36M, drop("flow2d.s"), "must have a network s and t", marks=NEEDS_H36M),
+        pytest.param(H36M, drop("flow2d"), r"are missing", marks=NEEDS_H36M),
         (MMPOSE, lambda w: w.update({"head.fc.weight": torch.ones(66, 128)}), "must have 4 rows a keypoint"),
         (MMPOSE, lambda w: w.update({"keypoint_head.fc.bias": w["head.fc.bias"]}), "twice, by mmpose's old and new name"),
         (MMPOSE, lambda w: w.update({"head.extra.weight": torch.ones(1)}), r"\['head.extra.weight'\] are not known"),

@@ -14,6 +14,7 @@ from hvmodels.metrics.keypoints import (
     regression_accuracy,
 )
 from hvmodels.metrics.oks import object_keypoint_similarity, oks_nms
+from tests.reference_cases import reference_case, reference_folder
 
 
 CASES = [("metrics_coco17", "coco", COCO17), ("metrics_crowdpose14", "crowdpose", CROWDPOSE14)]
@@ -439,11 +440,14 @@ def test_pck_refuses(change, message):
 
 @pytest.mark.parametrize(
     ("case", "label", "size"),
-    [("coco2d_bottleneck_tiny", "target_uv", (128, 96)), ("h36m3d_bottleneck_tiny", "target_uvd", (128, 128))],
+    [
+        ("coco2d_bottleneck_tiny", "target_uv", (128, 96)),
+        reference_case("rle", "h36m3d_bottleneck_tiny", "target_uvd", (128, 128)),
+    ],
     ids=["2d", "3d"],
 )
-def test_training_accuracy_equals_that_of_rle(fixtures, case, label, size):
-    values = load_file(fixtures / "rle" / case / "io.safetensors")
+def test_training_accuracy_equals_that_of_rle(case, label, size):
+    values = load_file(reference_folder("rle", case) / "io.safetensors")
     keypoints = values["output.train.pred_jts"]
     labels, weights = (values[f"input.train.{label}{suffix}"].reshape(keypoints.shape) for suffix in ("", "_weight"))
     expected = values["output.train.acc"][0].item()

@@ -149,6 +149,10 @@ def test_sequences_weigh_the_same_in_pck():
         sequence_pck(predictions, targets, [boxes[0][:-1], boxes[1]])
     with pytest.raises(ValueError, match="`boxes` must have 2 sequences"):
         sequence_pck(predictions, targets, boxes[:1])
+    with pytest.raises(ValueError, match="positive sizes"):
+        sequence_pck(predictions, targets, [boxes[0] * 0 + 5, boxes[1]])
+    boxes[1] *= 0  # padding: only the very place counts
+    assert sequence_pck(predictions, targets, boxes) == pytest.approx((0.5 + 0.5) / 2)
 
 
 def test_hardest_frames():
@@ -271,13 +275,10 @@ def test_pck_of_deciwatch(fixtures, step):
     values = load_file(fixtures / "deciwatch" / "jhmdb_2d_n5_q3" / "io.safetensors")
     size = np.array([320.0, 240.0])
     lists = deciwatch_sequences(values, 2, interval=5, step=step, scale=size)
-    # Padding comes without a box, so that only a joint at the very place counts.
     boxes = [
         fill_to(values[f"input.bbox.{index}"].astype(float), len(true))[: len(true)]
         for index, true in enumerate(lists["targets"])
     ]
-    for corners in boxes:
-        corners[~corners.any(axis=1), 2:] = 1e-9
     for name, threshold in (("005", 0.05), ("01", 0.1), ("02", 0.2)):
         for source, key in (("predictions", "output"), ("inputs", "input")):
             result = sequence_pck(lists[source], lists["targets"], boxes, threshold)

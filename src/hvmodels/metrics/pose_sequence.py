@@ -150,7 +150,8 @@ def sequence_pck(
     Args:
         predictions: Arrays (frames, joints, 2), pixels.
         targets: Same shapes.
-        boxes: Arrays (frames, 4), x0, y0, x1, y1 in pixels.
+        boxes: Arrays (frames, 4), x0, y0, x1, y1 in pixels. Four zeros mark a frame of padding, as the originals score
+            short sequences: there only a joint at its very place is right.
         threshold: Largest distance that is right, as a share of the longer side.
 
     Raises:
@@ -164,6 +165,7 @@ def sequence_pck(
         if corners.shape != (len(predicted), 4):
             raise ValueError(f"`boxes` must have shape ({len(predicted)}, 4), one a frame, got {corners.shape}.")
         sizes = (corners[:, 2:] - corners[:, :2]).max(axis=-1)
+        sizes[~corners.any(axis=-1)] = np.finfo(sizes.dtype).tiny
         labelled = np.ones(predicted.shape[:2])
         shares.append(percentage_of_correct_keypoints(predicted, true, labelled, sizes, threshold, per_keypoint=True))
     return float(np.mean(shares))

@@ -23,12 +23,13 @@ from hvmodels.models.ed_pose.denoising_ed_pose import (
     denoising_chunk_ids,
 )
 from hvmodels.models.ed_pose.loss_ed_pose import match
+from tests.reference_cases import reference_case, reference_folder
 
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "edpose"
 LOGITS = {"atol": 2e-4, "rtol": 0}
 COORDINATES = {"atol": 5e-5, "rtol": 0}
-EVAL_CASES = ["r50_coco17_eval", "swin_crowdpose14_eval"]
+EVAL_CASES = ["r50_coco17_eval", reference_case("edpose", "swin_crowdpose14_eval")]
 VARIANTS = json.loads(gzip.decompress((FIXTURES / "keys.json.gz").read_bytes()))
 # Unique parameters of the published models with those of the frozen part of ResNet, in millions.
 SIZES = {
@@ -43,12 +44,12 @@ SIZES = {
 
 
 def read_case(name):
-    folder = FIXTURES / name
+    folder = reference_folder("edpose", name)
     return json.loads((folder / "config.json").read_text()), load_file(folder / "io.safetensors")
 
 
 def convert(name, output_dir, **options):
-    folder = FIXTURES / name
+    folder = reference_folder("edpose", name)
     config = {**json.loads((folder / "config.json").read_text()), **options} if options else folder / "config.json"
     convert_checkpoint("ed-pose", folder / "checkpoint.pth", output_dir, original_config=config)
     model, loading = AutoModelForPoseEstimation.from_pretrained(output_dir, output_loading_info=True)

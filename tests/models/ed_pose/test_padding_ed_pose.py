@@ -7,11 +7,12 @@ from transformers import AutoModelForPoseEstimation
 
 import hvmodels  # noqa: F401
 from hvmodels.conversion import convert_checkpoint
+from tests.reference_cases import reference_case, reference_folder
 
 
-@pytest.mark.parametrize("case", ["r50_coco17_eval", "swin_crowdpose14_eval"])
-def test_isolated_images_do_not_depend_on_their_batch(case, fixtures, tmp_path):
-    folder = fixtures / "edpose" / case
+@pytest.mark.parametrize("case", ["r50_coco17_eval", reference_case("edpose", "swin_crowdpose14_eval")])
+def test_isolated_images_do_not_depend_on_their_batch(case, tmp_path):
+    folder = reference_folder("edpose", case)
     convert_checkpoint("ed-pose", folder / "checkpoint.pth", tmp_path / "model", folder / "config.json")
     model = AutoModelForPoseEstimation.from_pretrained(tmp_path / "model", dtype=torch.float64).eval()
     values = load_file(folder / "io.safetensors")

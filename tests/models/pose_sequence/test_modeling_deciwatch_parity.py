@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from hvmodels.conversion.checkpoints import open_checkpoint, take_weights
+from hvmodels.conversion.checkpoints import open_checkpoint, read_checkpoint
 from hvmodels.conversion.deciwatch import convert_state_dict
 from hvmodels.models.pose_sequence import DeciWatchForPoseRecovery
 from hvmodels.models.pose_sequence.modeling_deciwatch import position_code
@@ -25,11 +25,10 @@ class Case:
     """A case of the original: our model, options, values, and what its files hold beside the weights."""
 
     def __init__(self, name):
-        folder = FIXTURES / name
+        self.name, folder = name, FIXTURES / name
         self.options = json.loads((folder / "config.json").read_text())
         self.values = load_file(folder / "io.safetensors")
-        self.content = open_checkpoint(folder / "checkpoint.pth")
-        self.weights = take_weights(self.content, folder / "checkpoint.pth")
+        self.weights = read_checkpoint(folder / "checkpoint.pth")
         config, self.state_dict = convert_state_dict(self.weights, self.options)
         config.tail, config.short_sequence = "drop", "zeros"
         config._attn_implementation = "eager"
@@ -187,8 +186,9 @@ def test_loss_with_a_boolean_mask(case, model):
     assert_close(outputs.recovered_poses.detach(), expected, **POSES)
 
 
-def test_optimizer_step(case, model):
-    """Adam with amsgrad from the state that the checkpoint holds."""
+def test_optimizer_step(case, model, shared_data):
+    """Adam with amsgrad from the state that the whole checkpoint holds."""
+    checkpoint = open_checkpoint(shared_data / "parity" / "deciwatch" / case.name / "checkpoint.pth")
     inputs, labels = (case.poses(case.values[f"input.train_{name}"]) for name in ("pred", "gt"))
     model(inputs, labels=labels).loss.backward()
     ours = original_gradients(case, model)
@@ -196,7 +196,7 @@ def test_optimizer_step(case, model):
     for weight, name in zip(weights, case.weights, strict=True):
         weight.grad = ours[name][0].clone()
     optimizer = torch.optim.Adam(weights, amsgrad=True)
-    optimizer.load_state_dict(copy.deepcopy(case.content["optimizer"]))
+    optimizer.load_state_dict(checkpoint["optimizer"])
     optimizer.step()
     steps = {name[18:]: value for name, value in case.values.items() if name.startswith("output.after_step.")}
     assert steps

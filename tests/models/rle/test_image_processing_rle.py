@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from hvmodels.models.rle.cropping_rle import boxes_to_center_scale, crop_matrices, instance_scores, warp_crops
 from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
 from tests.modeling_checks import ProcessorChecks
+from tests.reference_cases import reference_case, reference_folder
 
 
 STD_3D = [0.225, 0.224, 0.229]
@@ -44,9 +45,9 @@ def plain():
 
 
 @pytest.fixture
-def rle_case(fixtures):
+def rle_case():
     """Tensors of a stored case of the original."""
-    return lambda name: load_file(fixtures / "rle" / name / "io.safetensors")
+    return lambda name: load_file(reference_folder("rle", name) / "io.safetensors")
 
 
 # The original
@@ -97,7 +98,7 @@ def test_crops_are_those_of_mmpose(rle_case):
     assert_close(batch["pixel_values"][0], expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("case", ["coco2d_bottleneck_tiny", "h36m3d_bottleneck_tiny"])
+@pytest.mark.parametrize("case", ["coco2d_bottleneck_tiny", reference_case("rle", "h36m3d_bottleneck_tiny")])
 def test_poses_are_the_originals(rle_case, case):
     tensors = rle_case(case)
     height, width = tensors["input.pixel_values"].shape[2:]

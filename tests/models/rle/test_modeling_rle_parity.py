@@ -17,6 +17,7 @@ from hvmodels import RLEForPoseEstimation, RLELoss
 from hvmodels.conversion import convert_checkpoint
 from hvmodels.conversion.rle import convert_state_dict
 from hvmodels.models.rle import clip_gradients_by_tensor
+from tests.reference_cases import reference_case, reference_folder
 
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "rle"
@@ -31,13 +32,13 @@ LOSS = {"atol": 0, "rtol": 1e-6}
 
 
 def read_case(name):
-    folder = FIXTURES / name
+    folder = reference_folder("rle", name)
     return json.loads((folder / "config.json").read_text()), load_file(folder / "io.safetensors")
 
 
 def convert(name, output_dir):
     """The case's checkpoint through the public converter and `from_pretrained`."""
-    folder = FIXTURES / name
+    folder = reference_folder("rle", name)
     convert_checkpoint("rle", folder / "checkpoint.pth", output_dir, original_config=folder / "config.json")
     model, loading = AutoModelForPoseEstimation.from_pretrained(output_dir, output_loading_info=True)
     assert type(model) is RLEForPoseEstimation
@@ -45,7 +46,7 @@ def convert(name, output_dir):
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=[reference_case("rle", name) for name in CASES])
 def case(request, tmp_path_factory):
     """(model, config, values, labels, their weights) of a case of the original."""
     model = convert(request.param, tmp_path_factory.mktemp("rle") / "model")
