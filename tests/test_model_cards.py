@@ -155,6 +155,7 @@ def tiny_model(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_snippets_of_ed_pose_run(ed_pose_card, tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     [name] = set(re.findall(r"^hvmodels convert ed-pose \S+ (\S+)$", ed_pose_card.text, re.MULTILINE))
