@@ -62,6 +62,21 @@ def moving_average_counts(length: int, kernel_size: int) -> torch.Tensor:
     return torch.zeros(length, length).scatter_add_(1, columns, torch.ones(columns.shape))
 
 
+def check_observed_mask(observed_mask: torch.Tensor, shape: torch.Size):
+    """Refuse a mask that does not fit the past values of this shape.
+
+    Raises:
+        TypeError: If it is no tensor of True and False, or of 1 and 0.
+        ValueError: If its shape is another one.
+    """
+    if not torch.is_tensor(observed_mask) or observed_mask.is_complex():
+        raise TypeError("`past_observed_mask` must be a tensor of True and False, or of 1 and 0.")
+    if observed_mask.shape != shape:
+        raise ValueError(
+            f"`past_observed_mask` must have the shape of `past_values`, {tuple(shape)}, got {tuple(observed_mask.shape)}."
+        )
+
+
 def fill_unobserved(values: torch.Tensor, observed_mask: torch.Tensor) -> torch.Tensor:
     """Replace unobserved steps by the last observed value before them, leading ones by the first observed value.
 
@@ -265,15 +280,8 @@ class LTSFLinearModel(LTSFLinearPreTrainedModel):
                 f"`past_values` must have shape {self._expected_shape()}, got {tuple(shape)}; this model was built for "
                 f"{self.config.num_input_channels} channels in a fixed order."
             )
-        if past_observed_mask is None:
-            return
-        if not torch.is_tensor(past_observed_mask) or past_observed_mask.is_complex():
-            raise TypeError("`past_observed_mask` must be a tensor of True and False, or of 1 and 0.")
-        if past_observed_mask.shape != shape:
-            raise ValueError(
-                f"`past_observed_mask` must have the shape of `past_values`, {tuple(shape)}, "
-                f"got {tuple(past_observed_mask.shape)}."
-            )
+        if past_observed_mask is not None:
+            check_observed_mask(past_observed_mask, shape)
 
     def _expected_shape(self) -> str:
         channels = self.config.num_input_channels if self.individual else "channels"

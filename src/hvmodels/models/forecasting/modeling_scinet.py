@@ -29,7 +29,13 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_scinet import SCINetConfig
-from .modeling_ltsf_linear import TemporalLinear, apply_temporal_map, fill_unobserved, moving_average_counts
+from .modeling_ltsf_linear import (
+    TemporalLinear,
+    apply_temporal_map,
+    check_observed_mask,
+    fill_unobserved,
+    moving_average_counts,
+)
 
 
 OUTPUT_KERNEL_SIZE = 3
@@ -539,15 +545,8 @@ class SCINetModel(SCINetPreTrainedModel):
             )
         if shape[0] == 0:
             raise ValueError(f"`past_values` must have shape {expected} with at least one series, got {tuple(shape)}.")
-        if past_observed_mask is None:
-            return
-        if not torch.is_tensor(past_observed_mask) or past_observed_mask.is_complex():
-            raise TypeError("`past_observed_mask` must be a tensor of True and False, or of 1 and 0.")
-        if past_observed_mask.shape != shape:
-            raise ValueError(
-                f"`past_observed_mask` must have the shape of `past_values`, {tuple(shape)}, "
-                f"got {tuple(past_observed_mask.shape)}."
-            )
+        if past_observed_mask is not None:
+            check_observed_mask(past_observed_mask, shape)
 
 
 class SCINetForPrediction(SCINetPreTrainedModel):
