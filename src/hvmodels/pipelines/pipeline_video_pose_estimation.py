@@ -1,6 +1,7 @@
 """Videos in, poses over time out: find the persons, follow them, fill in the frames between, smooth, draw."""
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
@@ -275,12 +276,12 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
         )
 
 
-class _Finder:
+class _Finder(ABC):
     """Finds the persons of one frame after the other."""
 
+    @abstractmethod
     def find(self, frame: VideoFrame) -> list[dict]:
         """Persons as of the pose pipeline, with `track_id`."""
-        raise NotImplementedError
 
 
 class _Detection(_Finder):

@@ -18,6 +18,7 @@ of the delay. After a longer pause the track begins anew. A joint that is missin
 `max_gap` it stays where it was last, and if it has never been seen, in the middle of the others.
 """
 
+from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -286,7 +287,7 @@ class PoseStream:
         return frames
 
 
-class _Engine:
+class _Engine(ABC):
     """Buffers of the last frames of all tracks, by slot, and by frame modulo `ring` on the last axis.
 
     A frame's result may need `full_delay` later ones. Poses are needed in every `step`-th frame of a track.
@@ -305,9 +306,9 @@ class _Engine:
         """Begin with no track."""
         self.buffers = {name: np.zeros((0, *size), self.dtype) for name, size in self.buffer_shapes(shape).items()}
 
+    @abstractmethod
     def buffer_shapes(self, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
         """Shape of what a track needs."""
-        raise NotImplementedError
 
     def reserve(self, slots: int):
         """Make room for so many tracks at once."""
@@ -316,16 +317,16 @@ class _Engine:
                 more = np.zeros((max(len(buffer), 4), *buffer.shape[1:]), self.dtype)
                 self.buffers[name] = np.concatenate([buffer, more])
 
+    @abstractmethod
     def add(self, frame: int, tracks: list[_Track], poses: np.ndarray):
         """Take the poses (tracks, joints, dims) of a frame."""
-        raise NotImplementedError
 
     def end(self, tracks: list[_Track]):
         """Take notice that tracks have ended."""
 
+    @abstractmethod
     def result(self, frame: int, tracks: list[_Track]) -> np.ndarray:
         """Refined poses (tracks, joints, dims) of a frame from what is known by now."""
-        raise NotImplementedError
 
 
 def _slots(tracks: list[_Track]) -> np.ndarray:
