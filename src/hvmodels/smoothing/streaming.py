@@ -299,7 +299,7 @@ class _Engine(ABC):
     def __init__(self, full_delay: int, ring: int):
         self.full_delay, self.ring = full_delay, ring
 
-    def check_shape(self, shape: tuple[int, int]):
+    def check_shape(self, shape: tuple[int, int]):  # noqa: B027, filters take any
         """Refuse poses that a model is not made for."""
 
     def allocate(self, shape: tuple[int, int]):
@@ -321,7 +321,7 @@ class _Engine(ABC):
     def add(self, frame: int, tracks: list[_Track], poses: np.ndarray):
         """Take the poses (tracks, joints, dims) of a frame."""
 
-    def end(self, tracks: list[_Track]):
+    def end(self, tracks: list[_Track]):  # noqa: B027, filters need no notice
         """Take notice that tracks have ended."""
 
     @abstractmethod
