@@ -380,3 +380,8 @@ def test_exported_folder_works_without_the_package(tmp_path, pipe):
     assert process.returncode == 0, process.stderr
     assert_close(np.load(tmp_path / "poses.npy.npy"), pipe(poses()))
     assert_close(pipeline("pose-refinement", model=str(tmp_path / "model"))(poses()), pipe(poses()))
+
+
+def test_forecasting_refuses_models_of_poses():
+    with pytest.raises(ValueError, match="must be a forecaster, got SmoothNetForPoseRefinement"):
+        pipeline("time-series-forecasting", model=hvmodels.default_model("smoothnet-any-pose"))

@@ -103,6 +103,17 @@ class TimeSeriesForecastingPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        config = self.model.config
+        if not hasattr(config, "context_length"):  # the Auto class has models of pose sequences as well
+            raise ValueError(
+                f"`model` must be a forecaster, got {type(self.model).__name__}; "
+                'poses go through `pipeline("pose-refinement")`.'
+            )
+        if getattr(config, "single_step_output", False) and config.num_stacks > 1:
+            raise ValueError(
+                "`model` must forecast every step up to its horizon; this one gives the last step only "
+                "(`single_step_output`). Call the model itself."
+            )
         for name in ("context_length", "prediction_length"):
             of_model, of_extractor = getattr(self.model.config, name), getattr(self.feature_extractor, name)
             if of_model != of_extractor:

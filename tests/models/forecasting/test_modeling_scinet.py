@@ -491,3 +491,10 @@ def test_pipeline(dtype):
     backtest = forecaster.backtest(history)
     assert backtest.forecasts.shape == (80 - 16 + 1, 4, 3)
     assert copy.copy(backtest.report) == {"winner": "pretrained"}
+
+
+def test_pipeline_refuses_a_model_of_the_last_step_only():
+    sizes = {"context_length": 12, "prediction_length": 4, "num_stacks": 2, "num_levels": 2, "concat_length": 0}
+    model = SCINetForPrediction(SCINetConfig(**sizes, single_step_output=True))
+    with pytest.raises(ValueError, match="last step only"):
+        pipeline("time-series-forecasting", model=model, feature_extractor=SCINetFeatureExtractor(12, 4))
