@@ -28,6 +28,7 @@ from .models.pose_sequence import (
     SmoothNetModel,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
+from .models.vitkd import ViTKDConfig, ViTKDForImageClassification, ViTKDImageProcessor, ViTKDModel
 from .pipelines import (
     PoseEstimationPipeline,
     PoseRefinementPipeline,
@@ -76,6 +77,10 @@ __all__ = [
     "SmoothNetModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
+    "ViTKDConfig",
+    "ViTKDForImageClassification",
+    "ViTKDImageProcessor",
+    "ViTKDModel",
     "VideoPoseEstimationPipeline",
     "default_model",
     "read_series",
