@@ -48,9 +48,9 @@ def test_cifar10(cifar10):
     folder, images, labels = cifar10
     assert b"numpy.core.multiarray" in (folder / "test_batch").read_bytes()
     train, test = read_cifar(folder, "train"), read_cifar(folder, "test")
-    assert train.class_names == NAMES and (len(train), len(test)) == (10, 2)
-    np.testing.assert_array_equal(train.images.transpose(0, 3, 1, 2), images[:10])
-    np.testing.assert_array_equal(test.images.transpose(0, 3, 1, 2), images[10:])
+    assert train.class_names == tuple(NAMES) and (len(train), len(test)) == (10, 2)
+    np.testing.assert_array_equal(train.sources.transpose(0, 3, 1, 2), images[:10])
+    np.testing.assert_array_equal(test.sources.transpose(0, 3, 1, 2), images[10:])
     np.testing.assert_array_equal(np.concatenate([train.labels, test.labels]), labels)
 
 
@@ -59,8 +59,8 @@ def test_cifar100(tmp_path):
     (tmp_path / "meta").write_bytes(pickle.dumps({"fine_label_names": NAMES, "coarse_label_names": ["thing"]}))
     (tmp_path / "train").write_bytes(pickle.dumps({"data": pixels, "fine_labels": [2, 0], "coarse_labels": [0, 0]}))
     train = read_cifar(tmp_path, "train")
-    assert train.class_names == NAMES and train.labels.tolist() == [2, 0]
-    np.testing.assert_array_equal(train.images[1, 0, :4, 1], pixels[1, 1024:1028])
+    assert train.class_names == tuple(NAMES) and train.labels.tolist() == [2, 0]
+    np.testing.assert_array_equal(train.sources[1, 0, :4, 1], pixels[1, 1024:1028])
 
 
 class Bomb:
@@ -109,9 +109,9 @@ CUB = """001.Black_footed_Albatross/a b.jpg 0 139.0 30.0 153.0 264.0
 def test_cub_list(tmp_path):
     (tmp_path / "list.txt").write_text(CUB)
     birds = read_cub_list(tmp_path / "list.txt", tmp_path / "images")
-    assert birds.images[0] == tmp_path / "images" / "001.Black_footed_Albatross" / "a b.jpg"
+    assert birds.sources[0] == tmp_path / "images" / "001.Black_footed_Albatross" / "a b.jpg"
     assert birds.labels.tolist() == [0, 1, 0]
-    assert birds.class_names == ["Black footed Albatross", "Laysan Albatross"]
+    assert birds.class_names == ("Black footed Albatross", "Laysan Albatross")
     assert birds.boxes[1].tolist() == [0.5, 2.0, 255.0, 242.0]
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
+from .image_classification import LabelledImages
 from .sequence_archives import unpickle_dict
 
 
@@ -22,27 +24,43 @@ CIFAR_LAYOUTS = {
 }  # fmt: skip
 
 
-@dataclass
-class ArchivedImages:
-    """Images and labels of one split.
+@dataclass(frozen=True)
+class PixelImages(LabelledImages):
+    """Decoded images and their classes.
 
     Args:
-        images: Arrays (height, width, 3) of uint8, or paths of files.
-        labels: (images,), from 0.
-        class_names: Names of the labels.
-        boxes: (images, 4) left, top, width and height in pixels of the part of each image that is looked at, if known.
+        sources: (count, height, width, 3) uint8.
+        labels: (count,) int64.
+        class_names: Name of each class.
     """
 
-    images: np.ndarray | list[Path]
-    labels: np.ndarray
-    class_names: list[str]
-    boxes: np.ndarray | None = None
+    sources: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def image(self, index: int) -> Image.Image:
+        """The image, in RGB."""
+        return Image.fromarray(self.sources[index])
 
 
-def read_cifar(folder: str | PathLike, split: Literal["train", "test"]) -> ArchivedImages:
+@dataclass(frozen=True)
+class BoxedImages(LabelledImages):
+    """Parts of images and their classes.
+
+    Args:
+        sources: Path of each image.
+        labels: (count,) int64.
+        class_names: Name of each class.
+        boxes: (count, 4) left, top, width and height in pixels of the part of each image.
+    """
+
+    boxes: np.ndarray
+
+    def image(self, index: int) -> Image.Image:
+        """The part of the image, in RGB; edges are rounded to whole pixels, and what lies beyond the image is black."""
+        left, top, width, height = self.boxes[index].tolist()
+        return super().image(index).crop((left, top, left + width, top + height))
+
+
+def read_cifar(folder: str | PathLike, split: Literal["train", "test"]) -> PixelImages:
     """Read the batches of CIFAR-10 or CIFAR-100 for Python, without running code that a pickle may hold.
 
     Args:
@@ -78,10 +96,10 @@ def read_cifar(folder: str | PathLike, split: Literal["train", "test"]) -> Archi
             raise ValueError(f"{file} of `folder` must have labels from 0 to {len(class_names) - 1}.")
         images.append(pixels.reshape(-1, 3, CIFAR_SIZE, CIFAR_SIZE).transpose(0, 2, 3, 1))
         labels.append(targets)
-    return ArchivedImages(np.concatenate(images), np.concatenate(labels), class_names)
+    return PixelImages(np.concatenate(images), np.concatenate(labels).astype(np.int64), tuple(class_names))
 
 
-def read_cub_list(path: str | PathLike, folder: str | PathLike) -> ArchivedImages:
+def read_cub_list(path: str | PathLike, folder: str | PathLike) -> BoxedImages:
     """Read a list of CUB-200-2011 with one image a line: `path label left top width height`, the label from 0.
 
     Class names are the folders of the images, without their number.
@@ -121,9 +139,8 @@ def read_cub_list(path: str | PathLike, folder: str | PathLike) -> ArchivedImage
             )
     if sorted(class_names) != list(range(len(class_names))) or not images:
         raise ValueError(f"`path` {str(path)!r} must have images of each label from 0 to the highest.")
-    return ArchivedImages(
-        images, np.array(labels), [class_names[label] for label in sorted(class_names)], np.array(boxes)
-    )
+    names = tuple(class_names[label] for label in sorted(class_names))
+    return BoxedImages(images, np.array(labels, dtype=np.int64), names, np.array(boxes))
 
 
-__all__ = ["ArchivedImages", "read_cifar", "read_cub_list"]
+__all__ = ["BoxedImages", "PixelImages", "read_cifar", "read_cub_list"]
