@@ -26,7 +26,14 @@ from pose_recipe import LastWeightsRun, ShuffledShare, option, read_json_option
 from hvmodels.datasets.classification_archives import read_cifar, read_cub_list
 from hvmodels.datasets.image_classification import LabelledImages, read_labelled_images
 from hvmodels.metrics.classification import classification_metrics
-from hvmodels.models.aib import AIBConfig, AIBForImageClassification, AIBImageProcessor
+from hvmodels.models.aib import (
+    AIBConfig,
+    AIBForImageClassification,
+    AIBImageClassifierOutput,
+    AIBImageProcessor,
+    build_networks,
+)
+from hvmodels.models.aib.modeling_aib import AIBDecoder, AIBPreTrainedModel
 
 
 EVALUATION_SEED = 20210819
@@ -50,11 +57,12 @@ class AIBRecipe:
     model: str | None = option(None, "Pretrained model to start from: a folder or a Hub repository.")
     backbone: str | None = option(None, "Weights of an ImageNet classifier of torchvision for the networks of CUB.")
     config: str | None = option(None, "AIBConfig fields of a model from scratch: JSON text or file.")
+    attention: bool = option(True, "False trains the same network without attention and sampling, for comparison.")
     resize: list[int] = field(
         default_factory=lambda: [32, 32], metadata={"help": "Height and width that images are resized to."}
     )
-    crop_size: list[int] | None = option(
-        None, "Height and width of the crop behind that, at random in training; none takes all of it."
+    crop_size: list[int] | None = field(
+        default=None, metadata={"help": "Height and width of the crop behind that, at random in training; none for all."}
     )
     padding: int = option(4, "Pixels that training images are padded by, reflected, before a random crop.")
     image_mean: list[float] = field(
@@ -172,7 +180,8 @@ class AIBRecipe:
             values = {"image_size": data.processor.output_size[0], **(self.config or {})}
             if unknown := set(values) - {entry.name for entry in fields(AIBConfig)}:
                 raise ValueError(f"`config` has the unknown fields {sorted(unknown)}.")
-            model = self.model_class(AIBConfig(**values, **labels))
+            model_class = AIBForImageClassification if self.attention else PlainForImageClassification
+            model = model_class(AIBConfig(**values, **labels))
         if self.norms == "synchronized":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         data.noise_shapes = noise_shapes(model, data.processor.output_size)
@@ -254,6 +263,25 @@ class AIBData:
     validation: "ImageDataset | None"
     processor: AIBImageProcessor
     noise_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+class PlainForImageClassification(AIBPreTrainedModel):
+    """The network of AIB without attention map and without sampling: same layers, same initial distribution."""
+
+    def __init__(self, config: AIBConfig):
+        super().__init__(config)
+        networks = build_networks(config)
+        self.backbone, self.encoder = networks.backbone, networks.encoder
+        self.projection = nn.Linear(networks.encoder_channels, config.latent_dim)
+        self.decoder = AIBDecoder(config.latent_dim, config.num_labels, config.backbone_type != "wide_resnet_cifar")
+        self.post_init()
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> AIBImageClassifierOutput:
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        codes = self.projection(self.encoder(self.backbone(pixel_values)))
+        logits = self.decoder(codes[:, None, None])[:, 0]
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels) / math.log(2)
+        return AIBImageClassifierOutput(loss=loss, logits=logits)
 
 
 class ImageDataset(Dataset):

@@ -36,6 +36,7 @@ from .models.pose_sequence import (
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
 from .models.vitkd import ViTKDConfig, ViTKDForImageClassification, ViTKDImageProcessor, ViTKDModel
 from .pipelines import (
+    AttentionImageClassificationPipeline,
     PoseEstimationPipeline,
     PoseRefinementPipeline,
     TimeSeriesForecastingPipeline,
@@ -51,6 +52,7 @@ register()
 __all__ = [
     "METHODS",
     "TASKS",
+    "AttentionImageClassificationPipeline",
     "DeciWatchConfig",
     "DeciWatchFeatureExtractor",
     "DeciWatchForPoseRecovery",

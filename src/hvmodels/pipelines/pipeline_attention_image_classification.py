@@ -109,3 +109,62 @@ class AttentionImageClassificationPipeline(ImageClassificationPipeline):
         else:
             generator.manual_seed(seed)
         return self.model(pixel_values=pixel_values, num_samples=num_samples, generator=generator)
+
+    def postprocess(self, outputs, function_to_apply=None, top_k=5, attention=False):
+        """Labels and scores, and the map over the picture."""
+        options = {"function_to_apply": function_to_apply, "top_k": top_k}
+        predictions = super().postprocess(outputs, **options)
+        samples = outputs.get("sample_logits")
+        if samples is not None and samples.shape[1] > 1:
+            self._add_spreads(predictions, samples, function_to_apply)
+        if not attention:
+            return predictions
+        picture = outputs["picture"]
+        maps = outputs.get("quantized_attention_maps", outputs["attention_maps"])[0].float().cpu().numpy()
+        box = self._visible_box(picture)
+        result = {
+            "predictions": predictions,
+            "attention": _enlarge(maps.mean(axis=0), box, picture),
+            "overlay": picture.copy(),
+        }
+        visible = picture.crop(box)
+        result["overlay"].paste(draw_attention(visible, maps.mean(axis=0)), box)
+        if len(maps) > 1:
+            result["attention_std"] = _enlarge(maps.std(axis=0), box, picture)
+        return result
+
+    def _add_spreads(self, predictions: list[dict], sample_logits: torch.Tensor, function_to_apply: Any):
+        """Note the standard deviation of each label's score over the samples, of which (1, samples, labels) are given."""
+        options = {"function_to_apply": function_to_apply, "top_k": self.model.config.num_labels}
+        of_samples = [
+            super(AttentionImageClassificationPipeline, self).postprocess({"logits": logits}, **options)
+            for logits in sample_logits.unbind(1)
+        ]
+        scores = [{entry["label"]: entry["score"] for entry in entries} for entries in of_samples]
+        for prediction in predictions:
+            prediction["score_std"] = float(np.std([sample[prediction["label"]] for sample in scores]))
+
+    def _visible_box(self, picture: Image.Image) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the part of a picture that the processor leaves."""
+        processor, edges = self.image_processor, []
+        for side, name in ((picture.width, "width"), (picture.height, "height")):
+            full = processor.size[name]
+            cut = processor.crop_size[name] if processor.do_center_crop else full
+            start = (full - cut) / 2
+            edges.append((round(start / full * side), round((start + cut) / full * side)))
+        (left, right), (top, bottom) = edges
+        return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _enlarge(scores: np.ndarray, box: tuple[int, int, int, int], picture: Image.Image) -> np.ndarray:
+    """(height, width) of a picture with the scores in a box of it, and NaN around it."""
+    left, top, right, bottom = box
+    enlarged = np.full((picture.height, picture.width), np.nan, dtype=np.float32)
+    resized = Image.fromarray(scores.astype(np.float32)).resize(
+        (right - left, bottom - top), Image.Resampling.BILINEAR
+    )
+    enlarged[top:bottom, left:right] = np.asarray(resized)
+    return enlarged
+
+
+__all__ = ["AttentionImageClassificationPipeline"]
