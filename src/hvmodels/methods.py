@@ -103,6 +103,12 @@ NUMPY_ARRAYS = (
     ),
 )
 
+# mmengine's logged numbers, which are kept as attributes of no meaning; where they name a method, nothing is looked up.
+MMENGINE_LOGS = (
+    (Namespace, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (lambda owner, name: None, "builtins.getattr"),
+)
+
 TASKS = {
     task.name: task
     for task in (
