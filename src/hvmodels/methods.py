@@ -230,6 +230,24 @@ METHODS = {
             task="pose-refinement",
             converter="deciwatch:convert",
         ),
+        Method(
+            name="videopose3d",
+            title="VideoPose3D",
+            paper="1811.11742",
+            original="facebookresearch/VideoPose3D",
+            config=pose_sequence.VideoPose3DConfig,
+            model=pose_sequence.VideoPose3DModel,
+            heads={"AutoModelForTimeSeriesPrediction": pose_sequence.VideoPose3DForPoseLifting},
+        ),
+        Method(
+            name="martinez-fcn",
+            title="Fully connected baseline of Martinez et al.",
+            paper="1705.03098",
+            original="weigq/3d_pose_baseline_pytorch",
+            config=pose_sequence.MartinezFCNConfig,
+            model=pose_sequence.MartinezFCNModel,
+            heads={"AutoModelForTimeSeriesPrediction": pose_sequence.MartinezFCNForPoseLifting},
+        ),
     )
 }
 

@@ -1,12 +1,17 @@
-"""Pose sequences: SmoothNet and DeciWatch."""
+"""Pose sequences: SmoothNet and DeciWatch refine them, VideoPose3D and the baseline of Martinez et al. lift them to 3D."""
 
 from .configuration_deciwatch import DeciWatchConfig
+from .configuration_martinez_fcn import MartinezFCNConfig
 from .configuration_smoothnet import SmoothNetConfig
+from .configuration_videopose3d import VideoPose3DConfig
 from .feature_extraction_deciwatch import DeciWatchFeatureExtractor
+from .feature_extraction_pose_lifting import PoseLiftingFeatureExtractor
 from .feature_extraction_pose_sequence import PoseSequenceFeatureExtractor
 from .feature_extraction_smoothnet import SmoothNetFeatureExtractor
 from .modeling_deciwatch import DeciWatchForPoseRecovery, DeciWatchModel
+from .modeling_martinez_fcn import MartinezFCNForPoseLifting, MartinezFCNModel
 from .modeling_smoothnet import SmoothNetForPoseRefinement, SmoothNetModel
+from .modeling_videopose3d import VideoPose3DForPoseLifting, VideoPose3DModel
 
 
 __all__ = [
@@ -14,9 +19,16 @@ __all__ = [
     "DeciWatchFeatureExtractor",
     "DeciWatchForPoseRecovery",
     "DeciWatchModel",
+    "MartinezFCNConfig",
+    "MartinezFCNForPoseLifting",
+    "MartinezFCNModel",
+    "PoseLiftingFeatureExtractor",
     "PoseSequenceFeatureExtractor",
     "SmoothNetConfig",
     "SmoothNetFeatureExtractor",
     "SmoothNetForPoseRefinement",
     "SmoothNetModel",
+    "VideoPose3DConfig",
+    "VideoPose3DForPoseLifting",
+    "VideoPose3DModel",
 ]
