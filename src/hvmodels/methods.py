@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .models import ed_pose, forecasting, pose_sequence, rle, vitkd
+from .models import aib, ed_pose, forecasting, pose_sequence, rle, vitkd
 from .pipelines import (
     PoseEstimationPipeline,
     PoseRefinementPipeline,
@@ -185,6 +185,18 @@ METHODS = {
             image_processor=ed_pose.EDPoseImageProcessor,
             task="pose-estimation",
             converter="ed_pose:convert",
+            checkpoint_types=(Namespace,),
+        ),
+        Method(
+            name="aib",
+            title="AIB (attentive information bottleneck)",
+            paper="2108.03418",
+            original="ashleylqx/AIB",
+            config=aib.AIBConfig,
+            model=aib.AIBModel,
+            heads={"AutoModelForImageClassification": aib.AIBForImageClassification},
+            image_processor=aib.AIBImageProcessor,
+            converter="aib:convert",
             checkpoint_types=(Namespace,),
         ),
         Method(

@@ -67,7 +67,7 @@ def open_checkpoint(path: str | PathLike, allowed_types: Sequence[type] = ()) ->
 def take_weights(content: Any, path: str | PathLike, entry: str | None = None) -> dict[str, torch.Tensor]:
     """Take the weights out of what `open_checkpoint` gives.
 
-    A wrapper dictionary (`state_dict`, `model`) and the prefix `module.` of a parallel model are taken off.
+    A wrapper dictionary (`state_dict`, `model`, `model_states` with `net`) and the prefix `module.` of a parallel model are taken off.
 
     Args:
         content: What the file holds.
@@ -77,6 +77,8 @@ def take_weights(content: Any, path: str | PathLike, entry: str | None = None) -
     Raises:
         ValueError: If the entry is absent, holds anything but tensors, or values that are not finite.
     """
+    if isinstance(content, Mapping) and isinstance(content.get("model_states"), Mapping):
+        content, entry = content["model_states"], entry or "net"  # of several networks side by side
     if entry is not None:
         if not isinstance(content, Mapping) or not isinstance(content.get(entry), Mapping):
             found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
