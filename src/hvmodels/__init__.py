@@ -4,6 +4,7 @@
 """
 
 from .methods import METHODS, TASKS, default_model, register
+from .models.aib import AIBAttention, AIBConfig, AIBForImageClassification, AIBImageProcessor, AIBModel
 from .models.ed_pose import EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor, EDPoseModel
 from .models.forecasting import (
     LTSFLinearConfig,
@@ -52,6 +53,11 @@ register()
 __all__ = [
     "METHODS",
     "TASKS",
+    "AIBAttention",
+    "AIBConfig",
+    "AIBForImageClassification",
+    "AIBImageProcessor",
+    "AIBModel",
     "AttentionImageClassificationPipeline",
     "DeciWatchConfig",
     "DeciWatchFeatureExtractor",

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .models import ed_pose, forecasting, pose_sequence, rle, vitkd
+from .models import aib, ed_pose, forecasting, pose_sequence, rle, vitkd
 from .pipelines import (
     AttentionImageClassificationPipeline,
     PoseEstimationPipeline,
@@ -106,6 +106,12 @@ NUMPY_ARRAYS = (
     ),
 )
 
+# mmengine's logged numbers, which are kept as attributes of no meaning; where they name a method, nothing is looked up.
+MMENGINE_LOGS = (
+    (Namespace, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (lambda owner, name: None, "builtins.getattr"),
+)
+
 TASKS = {
     task.name: task
     for task in (
@@ -192,6 +198,19 @@ METHODS = {
             checkpoint_types=(Namespace,),
         ),
         Method(
+            name="aib",
+            title="AIB (attentive information bottleneck)",
+            paper="2108.03418",
+            original="ashleylqx/AIB",
+            config=aib.AIBConfig,
+            model=aib.AIBModel,
+            heads={"AutoModelForImageClassification": aib.AIBForImageClassification},
+            image_processor=aib.AIBImageProcessor,
+            task="attention-image-classification",
+            converter="aib:convert",
+            checkpoint_types=(Namespace,),
+        ),
+        Method(
             name="rle",
             title="RLE (residual log-likelihood estimation)",
             paper="2107.11291",
@@ -237,6 +256,8 @@ METHODS = {
             model=vitkd.ViTKDModel,
             heads={"AutoModelForImageClassification": vitkd.ViTKDForImageClassification},
             image_processor=vitkd.ViTKDImageProcessor,
+            converter="vitkd:convert",
+            checkpoint_types=(*NUMPY_ARRAYS, *MMENGINE_LOGS),
         ),
         Method(
             name="videopose3d",
