@@ -25,6 +25,7 @@ from .models.pose_sequence import (
     MartinezFCNConfig,
     MartinezFCNForPoseLifting,
     MartinezFCNModel,
+    PoseLiftingFeatureExtractor,
     SmoothNetConfig,
     SmoothNetFeatureExtractor,
     SmoothNetForPoseRefinement,
@@ -36,6 +37,7 @@ from .models.pose_sequence import (
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
 from .pipelines import (
     PoseEstimationPipeline,
+    PoseLiftingPipeline,
     PoseRefinementPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
@@ -67,6 +69,8 @@ __all__ = [
     "MartinezFCNForPoseLifting",
     "MartinezFCNModel",
     "PoseEstimationPipeline",
+    "PoseLiftingFeatureExtractor",
+    "PoseLiftingPipeline",
     "PoseRefinementPipeline",
     "PoseSequence",
     "PoseTrack",

@@ -15,6 +15,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .models import ed_pose, forecasting, pose_sequence, rle
 from .pipelines import (
     PoseEstimationPipeline,
+    PoseLiftingPipeline,
     PoseRefinementPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
@@ -113,6 +114,13 @@ TASKS = {
             input_type="image",
             hub_tag="keypoint-detection",
             default_model="assets/rle-lite0-halpe19",
+        ),
+        Task(
+            name="pose-lifting",
+            pipeline=PoseLiftingPipeline,
+            auto_model="AutoModelForTimeSeriesPrediction",
+            input_type="multimodal",
+            hub_tag="pose-lifting",
         ),
         Task(
             name="pose-refinement",
