@@ -4,6 +4,7 @@
 """
 
 from .methods import METHODS, TASKS, default_model, register
+from .models.aib import AIBAttention, AIBConfig, AIBForImageClassification, AIBImageProcessor, AIBModel
 from .models.ed_pose import EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor, EDPoseModel
 from .models.forecasting import (
     LTSFLinearConfig,
@@ -35,6 +36,7 @@ from .models.pose_sequence import (
     VideoPose3DModel,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
+from .models.vitkd import ViTKDConfig, ViTKDForImageClassification, ViTKDImageProcessor, ViTKDModel
 from .pipelines import (
     PoseEstimationPipeline,
     PoseLiftingPipeline,
@@ -52,6 +54,11 @@ register()
 __all__ = [
     "METHODS",
     "TASKS",
+    "AIBAttention",
+    "AIBConfig",
+    "AIBForImageClassification",
+    "AIBImageProcessor",
+    "AIBModel",
     "DeciWatchConfig",
     "DeciWatchFeatureExtractor",
     "DeciWatchForPoseRecovery",
@@ -89,6 +96,10 @@ __all__ = [
     "SmoothNetModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
+    "ViTKDConfig",
+    "ViTKDForImageClassification",
+    "ViTKDImageProcessor",
+    "ViTKDModel",
     "VideoPose3DConfig",
     "VideoPose3DForPoseLifting",
     "VideoPose3DModel",
