@@ -108,10 +108,10 @@ def test_arrays_in_all_forms(lifter):
 
 
 def test_results_of_the_pose_pipelines(lifter):
-    coco = person(pose=COCO_STANDING)
-    tracks = [PoseTrack(1, 0, coco), PoseTrack(2, 0, coco + [200, 0])]
+    coco, beside = person(pose=COCO_STANDING), person(pose=COCO_STANDING) + 200
+    tracks = [PoseTrack(1, 0, coco), PoseTrack(2, 0, beside)]
     frames = list(PoseSequence(tracks, keypoint_names=COCO17.keypoints, unit="pixel").frames())
-    expected = lifter({1: coco, 2: coco + [200, 0]}, image_size=SIZE, keypoint_names="coco17")
+    expected = lifter({1: coco, 2: beside}, image_size=SIZE, keypoint_names="coco17")
     result = lifter(frames, image_size=SIZE)
     assert result.track_ids == [1, 2]
     for track in expected.tracks:
