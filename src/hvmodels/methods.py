@@ -17,6 +17,7 @@ from .models import aib, ed_pose, forecasting, pose_sequence, rle, vitkd
 from .pipelines import (
     AttentionImageClassificationPipeline,
     PoseEstimationPipeline,
+    PoseLiftingPipeline,
     PoseRefinementPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
@@ -129,6 +130,13 @@ TASKS = {
             input_type="image",
             hub_tag="keypoint-detection",
             default_model="assets/rle-lite0-halpe19",
+        ),
+        Task(
+            name="pose-lifting",
+            pipeline=PoseLiftingPipeline,
+            auto_model="AutoModelForTimeSeriesPrediction",
+            input_type="multimodal",
+            hub_tag="pose-lifting",
         ),
         Task(
             name="pose-refinement",

@@ -2,6 +2,7 @@
 
 from .pipeline_attention_image_classification import AttentionImageClassificationPipeline
 from .pipeline_pose_estimation import PoseEstimationPipeline
+from .pipeline_pose_lifting import PoseLiftingPipeline
 from .pipeline_pose_refinement import PoseRefinementPipeline
 from .pipeline_time_series_forecasting import TimeSeriesForecastingPipeline
 from .pipeline_video_pose_estimation import VideoPoseEstimationPipeline
@@ -10,6 +11,7 @@ from .pipeline_video_pose_estimation import VideoPoseEstimationPipeline
 __all__ = [
     "AttentionImageClassificationPipeline",
     "PoseEstimationPipeline",
+    "PoseLiftingPipeline",
     "PoseRefinementPipeline",
     "TimeSeriesForecastingPipeline",
     "VideoPoseEstimationPipeline",
