@@ -62,7 +62,8 @@ class AIBRecipe:
         default_factory=lambda: [32, 32], metadata={"help": "Height and width that images are resized to."}
     )
     crop_size: list[int] | None = field(
-        default=None, metadata={"help": "Height and width of the crop behind that, at random in training; none for all."}
+        default=None,
+        metadata={"help": "Height and width of the crop behind that, at random in training; none for all."},
     )
     padding: int = option(4, "Pixels that training images are padded by, reflected, before a random crop.")
     image_mean: list[float] = field(

@@ -45,8 +45,15 @@ def test_run(variant: str, folder: Path, options: argparse.Namespace) -> dict[st
     recipe = AIBRecipe(**report["recipe"])
     model = VARIANTS[variant].from_pretrained(folder)
     dataset = ImageDataset(recipe.read_images(str(options.data / "test.parquet"), "test"))
-    measured = {"validation": report["history"][-1], "test": evaluate(recipe, dataset, recipe.image_processor(), model, Accelerator())}
-    return {f"{split}_{name}": figures[name] for split, figures in measured.items() for name in ("accuracy", "balanced_accuracy")}
+    measured = {
+        "validation": report["history"][-1],
+        "test": evaluate(recipe, dataset, recipe.image_processor(), model, Accelerator()),
+    }
+    return {
+        f"{split}_{name}": figures[name]
+        for split, figures in measured.items()
+        for name in ("accuracy", "balanced_accuracy")
+    }
 
 
 def main(arguments: list[str] | None = None):
