@@ -4,6 +4,7 @@
 """
 
 from .methods import METHODS, TASKS, default_model, register
+from .models.aib import AIBAttention, AIBConfig, AIBForImageClassification, AIBImageProcessor, AIBModel
 from .models.ed_pose import EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor, EDPoseModel
 from .models.forecasting import (
     LTSFLinearConfig,
@@ -22,9 +23,13 @@ from .models.pose_sequence import (
     DeciWatchFeatureExtractor,
     DeciWatchForPoseRecovery,
     DeciWatchModel,
+    MartinezFCNConfig,
+    MartinezFCNForPoseLifting,
+    MartinezFCNModel,
     SkeletalGNNActionConfig,
     SkeletalGNNActionModel,
     SkeletalGNNConfig,
+    SkeletalGNNFeatureExtractor,
     SkeletalGNNForActionRecognition,
     SkeletalGNNForPoseLifting,
     SkeletalGNNModel,
@@ -32,8 +37,12 @@ from .models.pose_sequence import (
     SmoothNetFeatureExtractor,
     SmoothNetForPoseRefinement,
     SmoothNetModel,
+    VideoPose3DConfig,
+    VideoPose3DForPoseLifting,
+    VideoPose3DModel,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
+from .models.vitkd import ViTKDConfig, ViTKDForImageClassification, ViTKDImageProcessor, ViTKDModel
 from .pipelines import (
     PoseEstimationPipeline,
     PoseRefinementPipeline,
@@ -50,6 +59,11 @@ register()
 __all__ = [
     "METHODS",
     "TASKS",
+    "AIBAttention",
+    "AIBConfig",
+    "AIBForImageClassification",
+    "AIBImageProcessor",
+    "AIBModel",
     "DeciWatchConfig",
     "DeciWatchFeatureExtractor",
     "DeciWatchForPoseRecovery",
@@ -63,6 +77,9 @@ __all__ = [
     "LTSFLinearFeatureExtractor",
     "LTSFLinearForPrediction",
     "LTSFLinearModel",
+    "MartinezFCNConfig",
+    "MartinezFCNForPoseLifting",
+    "MartinezFCNModel",
     "PoseEstimationPipeline",
     "PoseRefinementPipeline",
     "PoseSequence",
@@ -79,6 +96,7 @@ __all__ = [
     "SkeletalGNNActionConfig",
     "SkeletalGNNActionModel",
     "SkeletalGNNConfig",
+    "SkeletalGNNFeatureExtractor",
     "SkeletalGNNForActionRecognition",
     "SkeletalGNNForPoseLifting",
     "SkeletalGNNModel",
@@ -88,6 +106,13 @@ __all__ = [
     "SmoothNetModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
+    "ViTKDConfig",
+    "ViTKDForImageClassification",
+    "ViTKDImageProcessor",
+    "ViTKDModel",
+    "VideoPose3DConfig",
+    "VideoPose3DForPoseLifting",
+    "VideoPose3DModel",
     "VideoPoseEstimationPipeline",
     "default_model",
     "read_series",

@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .models import ed_pose, forecasting, pose_sequence, rle
+from .models import aib, ed_pose, forecasting, pose_sequence, rle, vitkd
 from .pipelines import (
     PoseEstimationPipeline,
     PoseRefinementPipeline,
@@ -103,6 +103,12 @@ NUMPY_ARRAYS = (
     ),
 )
 
+# mmengine's logged numbers, which are kept as attributes of no meaning; where they name a method, nothing is looked up.
+MMENGINE_LOGS = (
+    (Namespace, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (lambda owner, name: None, "builtins.getattr"),
+)
+
 TASKS = {
     task.name: task
     for task in (
@@ -182,6 +188,18 @@ METHODS = {
             checkpoint_types=(Namespace,),
         ),
         Method(
+            name="aib",
+            title="AIB (attentive information bottleneck)",
+            paper="2108.03418",
+            original="ashleylqx/AIB",
+            config=aib.AIBConfig,
+            model=aib.AIBModel,
+            heads={"AutoModelForImageClassification": aib.AIBForImageClassification},
+            image_processor=aib.AIBImageProcessor,
+            converter="aib:convert",
+            checkpoint_types=(Namespace,),
+        ),
+        Method(
             name="rle",
             title="RLE (residual log-likelihood estimation)",
             paper="2107.11291",
@@ -214,6 +232,7 @@ METHODS = {
             config=pose_sequence.SkeletalGNNConfig,
             model=pose_sequence.SkeletalGNNModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SkeletalGNNForPoseLifting},
+            feature_extractor=pose_sequence.SkeletalGNNFeatureExtractor,
         ),
         Method(
             name="skeletal-gnn-action",
@@ -235,6 +254,36 @@ METHODS = {
             feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
             task="pose-refinement",
             converter="deciwatch:convert",
+        ),
+        Method(
+            name="vitkd",
+            title="ViTKD and NKD",
+            paper="2209.02432",
+            original="yzd-v/cls_KD",
+            config=vitkd.ViTKDConfig,
+            model=vitkd.ViTKDModel,
+            heads={"AutoModelForImageClassification": vitkd.ViTKDForImageClassification},
+            image_processor=vitkd.ViTKDImageProcessor,
+            converter="vitkd:convert",
+            checkpoint_types=(*NUMPY_ARRAYS, *MMENGINE_LOGS),
+        ),
+        Method(
+            name="videopose3d",
+            title="VideoPose3D",
+            paper="1811.11742",
+            original="facebookresearch/VideoPose3D",
+            config=pose_sequence.VideoPose3DConfig,
+            model=pose_sequence.VideoPose3DModel,
+            heads={"AutoModelForTimeSeriesPrediction": pose_sequence.VideoPose3DForPoseLifting},
+        ),
+        Method(
+            name="martinez-fcn",
+            title="Fully connected baseline of Martinez et al.",
+            paper="1705.03098",
+            original="weigq/3d_pose_baseline_pytorch",
+            config=pose_sequence.MartinezFCNConfig,
+            model=pose_sequence.MartinezFCNModel,
+            heads={"AutoModelForTimeSeriesPrediction": pose_sequence.MartinezFCNForPoseLifting},
         ),
     )
 }

@@ -15,6 +15,7 @@ from hvmodels.metrics.pose_sequence import (
     sequence_pck,
     summarize_pose_sequences,
 )
+from tests.reference_cases import reference_case, reference_folder
 
 
 def random_rotation(random, dims):
@@ -190,10 +191,15 @@ def fill_to(poses, frames):
 
 @pytest.mark.parametrize(
     ("case", "step", "root_index"),
-    [("h36m_3d_w32", "", 0), ("h36m_3d_w32", "step8.", 0), ("h36m_2d_w8", "", None), ("h36m_2d_w8", "step3.", None)],
+    [
+        reference_case("smoothnet", "h36m_3d_w32", "", 0),
+        reference_case("smoothnet", "h36m_3d_w32", "step8.", 0),
+        ("h36m_2d_w8", "", None),
+        ("h36m_2d_w8", "step3.", None),
+    ],
 )
-def test_evaluation_of_smoothnet(fixtures, case, step, root_index):
-    values = load_file(fixtures / "smoothnet" / case / "io.safetensors")
+def test_evaluation_of_smoothnet(case, step, root_index):
+    values = load_file(reference_folder("smoothnet", case) / "io.safetensors")
     dims, unit, outputs = (3, 1000, "sequence") if "3d" in case else (2, 1, "sequence_pixels")
     lists = {name: [] for name in ("predictions", "targets", "inputs")}
     for index in range(3):

@@ -5,6 +5,7 @@ import torch
 from safetensors.numpy import load_file
 
 from hvmodels.models.pose_sequence import DeciWatchFeatureExtractor, SmoothNetFeatureExtractor
+from tests.reference_cases import needs_reference, reference_folder
 
 
 def originals_tracks(case, name, num_joints, count=3):
@@ -45,8 +46,9 @@ def test_smoothnet_2d_of_the_original(fixtures):
     assert_pixels_equal(extractor, features, case, "output.sequence")
 
 
-def test_smoothnet_3d_of_the_original(fixtures):
-    case = load_file(fixtures / "smoothnet" / "h36m_3d_w32" / "io.safetensors")
+@needs_reference("smoothnet", "h36m_3d_w32")
+def test_smoothnet_3d_of_the_original():
+    case = load_file(reference_folder("smoothnet", "h36m_3d_w32") / "io.safetensors")
     assert_windows_equal(SmoothNetFeatureExtractor(unit="metre")(originals_tracks(case, "input.pred", 17)), case, 1)
 
 

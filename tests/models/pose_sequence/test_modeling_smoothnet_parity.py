@@ -2,7 +2,6 @@
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +12,10 @@ from transformers import AutoFeatureExtractor, AutoModelForTimeSeriesPrediction
 from hvmodels import SmoothNetFeatureExtractor, SmoothNetForPoseRefinement
 from hvmodels.conversion import convert_checkpoint
 from hvmodels.models.pose_sequence.windows_pose_sequence import overlap_average, take_windows, window_starts
+from tests.reference_cases import reference_case, reference_folder
 
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "smoothnet"
-CASES = ("h36m_2d_w8", "h36m_3d_w32")
+CASES = [reference_case("smoothnet", name) for name in ("h36m_2d_w8", "h36m_3d_w32")]
 TOLERANCE = {"atol": 5e-7, "rtol": 1e-6}
 ORIGINAL = {"tail": "drop", "short_sequence": "zeros"}
 
@@ -24,7 +23,7 @@ ORIGINAL = {"tail": "drop", "short_sequence": "zeros"}
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory):
     """Options, reference tensors, converted model and extractor."""
-    folder, output = FIXTURES / request.param, tmp_path_factory.mktemp("model") / request.param
+    folder, output = reference_folder("smoothnet", request.param), tmp_path_factory.mktemp("model") / request.param
     convert_checkpoint("smoothnet", folder / "checkpoint.pth", output, folder / "config.json")
     model = AutoModelForTimeSeriesPrediction.from_pretrained(output, **ORIGINAL).eval()
     options = json.loads((folder / "config.json").read_text())
@@ -126,7 +125,8 @@ def test_loss_gradients_and_one_adam_step(case, request):
 
     outputs.loss.backward()
     parameters = dict(model.named_parameters())
-    checkpoint = torch.load(FIXTURES / request.node.callspec.params["case"] / "checkpoint.pth", weights_only=True)
+    folder = reference_folder("smoothnet", request.node.callspec.params["case"])
+    checkpoint = torch.load(folder / "checkpoint.pth", weights_only=True)
     names, state_dict = checkpoint["state_dict"], converted.state_dict()
     ours = {
         name: next(key for key, ours in state_dict.items() if torch.equal(ours, tensor))
@@ -149,7 +149,7 @@ def test_loss_gradients_and_one_adam_step(case, request):
 
 
 @pytest.mark.parametrize("index", range(3))
-@pytest.mark.parametrize("case", ["h36m_3d_w32"], indirect=True)
+@pytest.mark.parametrize("case", CASES[1:], indirect=True)
 def test_port_of_mmpose(case, index):
     """The root stays as it was, the other joints are refined relative to it; too short sequences come back as they were."""
     options, values, model, _ = case

@@ -1,12 +1,19 @@
-"""Pose sequences: SmoothNet, DeciWatch and Skeletal-GNN."""
+"""Pose sequences: SmoothNet and DeciWatch refine them; Skeletal-GNN, VideoPose3D and Martinez et al.'s baseline lift them to
+3D, and Skeletal-GNN names the actions in them.
+"""
 
 from .configuration_deciwatch import DeciWatchConfig
+from .configuration_martinez_fcn import MartinezFCNConfig
 from .configuration_skeletal_gnn import SkeletalGNNActionConfig, SkeletalGNNConfig
 from .configuration_smoothnet import SmoothNetConfig
+from .configuration_videopose3d import VideoPose3DConfig
 from .feature_extraction_deciwatch import DeciWatchFeatureExtractor
+from .feature_extraction_pose_lifting import PoseLiftingFeatureExtractor
 from .feature_extraction_pose_sequence import PoseSequenceFeatureExtractor
+from .feature_extraction_skeletal_gnn import SkeletalGNNFeatureExtractor
 from .feature_extraction_smoothnet import SmoothNetFeatureExtractor
 from .modeling_deciwatch import DeciWatchForPoseRecovery, DeciWatchModel
+from .modeling_martinez_fcn import MartinezFCNForPoseLifting, MartinezFCNModel
 from .modeling_skeletal_gnn import (
     SkeletalGNNActionModel,
     SkeletalGNNForActionRecognition,
@@ -14,6 +21,7 @@ from .modeling_skeletal_gnn import (
     SkeletalGNNModel,
 )
 from .modeling_smoothnet import SmoothNetForPoseRefinement, SmoothNetModel
+from .modeling_videopose3d import VideoPose3DForPoseLifting, VideoPose3DModel
 
 
 __all__ = [
@@ -21,10 +29,15 @@ __all__ = [
     "DeciWatchFeatureExtractor",
     "DeciWatchForPoseRecovery",
     "DeciWatchModel",
+    "MartinezFCNConfig",
+    "MartinezFCNForPoseLifting",
+    "MartinezFCNModel",
+    "PoseLiftingFeatureExtractor",
     "PoseSequenceFeatureExtractor",
     "SkeletalGNNActionConfig",
     "SkeletalGNNActionModel",
     "SkeletalGNNConfig",
+    "SkeletalGNNFeatureExtractor",
     "SkeletalGNNForActionRecognition",
     "SkeletalGNNForPoseLifting",
     "SkeletalGNNModel",
@@ -32,4 +45,7 @@ __all__ = [
     "SmoothNetFeatureExtractor",
     "SmoothNetForPoseRefinement",
     "SmoothNetModel",
+    "VideoPose3DConfig",
+    "VideoPose3DForPoseLifting",
+    "VideoPose3DModel",
 ]
