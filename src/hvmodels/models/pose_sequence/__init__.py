@@ -1,6 +1,4 @@
-"""Pose sequences: SmoothNet and DeciWatch refine them; Skeletal-GNN, VideoPose3D and Martinez et al.'s baseline lift them to
-3D, and Skeletal-GNN names the actions in them.
-"""
+"""Pose sequences: SmoothNet and DeciWatch refine, VideoPose3D, Martinez' and Skeletal-GNN lift, the last also names actions."""
 
 from .configuration_deciwatch import DeciWatchConfig
 from .configuration_martinez_fcn import MartinezFCNConfig
