@@ -26,6 +26,7 @@ from .models.pose_sequence import (
     MartinezFCNConfig,
     MartinezFCNForPoseLifting,
     MartinezFCNModel,
+    PoseLiftingFeatureExtractor,
     SkeletalGNNActionConfig,
     SkeletalGNNActionModel,
     SkeletalGNNConfig,
@@ -44,7 +45,9 @@ from .models.pose_sequence import (
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
 from .models.vitkd import ViTKDConfig, ViTKDForImageClassification, ViTKDImageProcessor, ViTKDModel
 from .pipelines import (
+    AttentionImageClassificationPipeline,
     PoseEstimationPipeline,
+    PoseLiftingPipeline,
     PoseRefinementPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
@@ -64,6 +67,7 @@ __all__ = [
     "AIBForImageClassification",
     "AIBImageProcessor",
     "AIBModel",
+    "AttentionImageClassificationPipeline",
     "DeciWatchConfig",
     "DeciWatchFeatureExtractor",
     "DeciWatchForPoseRecovery",
@@ -81,6 +85,8 @@ __all__ = [
     "MartinezFCNForPoseLifting",
     "MartinezFCNModel",
     "PoseEstimationPipeline",
+    "PoseLiftingFeatureExtractor",
+    "PoseLiftingPipeline",
     "PoseRefinementPipeline",
     "PoseSequence",
     "PoseTrack",

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import transformers
 from transformers import AutoConfig, AutoModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models import aib, ed_pose, forecasting, pose_sequence, rle, vitkd
 from .pipelines import (
+    AttentionImageClassificationPipeline,
     PoseEstimationPipeline,
+    PoseLiftingPipeline,
     PoseRefinementPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
@@ -30,7 +33,8 @@ class Task:
         pipeline: Pipeline class.
         auto_model: Name of the Auto class that loads its models.
         input_type: transformers' kind of input (`"multimodal"` where none fits).
-        hub_tag: The Hub's own tag for the task, `pipeline_tag` of a model card.
+        hub_tag: The Hub's own tag for the task, `pipeline_tag` of a model card; an alias of `name`, unless transformers
+            has a task of that name.
         default_model: Folder inside the package with the model that needs no network, or None.
     """
 
@@ -113,12 +117,26 @@ TASKS = {
     task.name: task
     for task in (
         Task(
+            name="attention-image-classification",
+            pipeline=AttentionImageClassificationPipeline,
+            auto_model="AutoModelForImageClassification",
+            input_type="image",
+            hub_tag="image-classification",
+        ),
+        Task(
             name="pose-estimation",
             pipeline=PoseEstimationPipeline,
             auto_model="AutoModelForPoseEstimation",
             input_type="image",
             hub_tag="keypoint-detection",
             default_model="assets/rle-lite0-halpe19",
+        ),
+        Task(
+            name="pose-lifting",
+            pipeline=PoseLiftingPipeline,
+            auto_model="AutoModelForTimeSeriesPrediction",
+            input_type="multimodal",
+            hub_tag="pose-lifting",
         ),
         Task(
             name="pose-refinement",
@@ -196,6 +214,7 @@ METHODS = {
             model=aib.AIBModel,
             heads={"AutoModelForImageClassification": aib.AIBForImageClassification},
             image_processor=aib.AIBImageProcessor,
+            task="attention-image-classification",
             converter="aib:convert",
             checkpoint_types=(Namespace,),
         ),
@@ -331,6 +350,10 @@ def register():
         AutoModel.register(method.config, method.model)
         for auto_class, head in method.heads.items():
             getattr(transformers, auto_class).register(method.config, head)
+        classifier = method.heads.get("AutoModelForImageClassification")
+        if classifier is not None:
+            # transformers' pipeline looks here, and calls models that it does not find unsupported, though they work.
+            MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[method.config.model_type] = classifier.__name__
         if method.feature_extractor is not None:
             transformers.AutoFeatureExtractor.register(method.config, method.feature_extractor)
         if method.image_processor is not None:
@@ -351,7 +374,8 @@ def register():
             default=default,
             type=task.input_type,
         )
-        if task.hub_tag != task.name:
+        # A tag that is a task of transformers' own stays that task.
+        if task.hub_tag != task.name and task.hub_tag not in PIPELINE_REGISTRY.supported_tasks:
             PIPELINE_REGISTRY.task_aliases[task.hub_tag] = task.name
 
 

@@ -124,6 +124,31 @@ def _plain(value: Any) -> Any:
     raise pickle.UnpicklingError(f"a {type(value).__name__}")
 
 
+def unpickle_dict(path: str | PathLike) -> dict[str, Any]:
+    """Read a pickled dict of arrays, numbers, text and lists of them, as CIFAR's batches are, without running code.
+
+    Text of Python 2 is read as Latin-1.
+
+    Raises:
+        ValueError: If the file is absent, damaged, of another kind, or holds anything else.
+    """
+    try:
+        with open(path, "rb") as file:
+            value = _Unpickler(file, encoding="latin1").load()
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise ValueError("it is no dict by names")
+        return {key: _plain(entry) for key, entry in value.items()}
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"`path` {str(path)!r} was not read: its pickle may hold arrays, numbers, text and lists only, and it has "
+            f"{error}. No code of it was run."
+        ) from None
+    except Exception as error:
+        raise ValueError(
+            f"`path` {str(path)!r} must be a pickled dict of arrays, and cannot be read ({type(error).__name__}: {error})."
+        ) from error
+
+
 def _as_entry(value: Any, key: str) -> np.ndarray:
     """One sequence's entry as an array of numbers or text."""
     try:
@@ -216,4 +241,4 @@ def convert_sequence_archive(source: str | PathLike, target: str | PathLike):
     write_sequence_archive(target, read_sequence_archive(source))
 
 
-__all__ = ["convert_sequence_archive", "read_sequence_archive", "write_sequence_archive"]
+__all__ = ["convert_sequence_archive", "read_sequence_archive", "unpickle_dict", "write_sequence_archive"]
