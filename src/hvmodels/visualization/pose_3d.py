@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..keypoint_sets import HUMAN36M17, convert_keypoints, find_keypoint_set
-from ..pose_sequences import PoseSequence, PoseTrack
+from ..pose_sequences import PoseSequence
 from ..smoothing.filters import GaussianFilter
 from ..video import VideoReader, VideoWriter
 from .pose_video import TrackDrawer
@@ -41,20 +41,16 @@ class _Scene:
 
     Args:
         tracks: First frame and (frames, joints, 3) of each person.
-        names: Of the joints.
         links: Pairs of joints to join.
-        sides: `"left"`, `"right"` or None of each joint.
-        link_sides: Of each link; None for one that joins both sides.
+        sides: `"left"` or `"right"` of each link; None for one that joins both.
         middle: (3,) of all persons.
         radius: Around the middle, of what is to be seen.
         ground: Height of the lowest feet.
     """
 
     tracks: dict[int | str, tuple[int, np.ndarray]]
-    names: list[str]
     links: list[tuple[int, int]]
     sides: list[str | None]
-    link_sides: list[str | None]
     middle: np.ndarray
     radius: float
     ground: float
@@ -71,11 +67,13 @@ def _read_scene(sequence: PoseSequence, links: Iterable[tuple[int, int]] | None,
     if not isinstance(sequence, PoseSequence):
         raise TypeError(f"`sequence` must be a PoseSequence, got {type(sequence).__name__}.")
     dims = {track.keypoints.shape[2] for track in sequence.tracks}
-    if dims != {3} or sequence.unit not in METRES:
+    if dims - {3} or sequence.unit not in METRES:
         raise ValueError(
             f"`sequence` must have poses in space, in metres or millimetres, got {sorted(dims)} coordinates a joint and the "
             f"unit {sequence.unit!r}; `pipeline('pose-lifting')` makes them of 2D poses."
         )
+    if not sequence.tracks:
+        return _Scene({}, [], [], np.zeros(3), LEAST_RADIUS, -LEAST_RADIUS)
     joints = sequence.tracks[0].keypoints.shape[1]
     names = list(sequence.keypoint_names or (f"keypoint_{index}" for index in range(joints)))
     if links is None:
@@ -87,9 +85,9 @@ def _read_scene(sequence: PoseSequence, links: Iterable[tuple[int, int]] | None,
     for link in links:
         if len(link) != 2 or not all(0 <= index < joints for index in link):
             raise ValueError(f"`links` must join joints 0 to {joints - 1}, got {link}.")
-    sides = [side_of(name) for name in names]
     # A limb belongs to a side if neither of its ends is on the other.
-    link_sides = [ends.pop() if len(ends := {sides[i] for i in link} - {None}) == 1 else None for link in links]
+    ends = [{side_of(names[index]) for index in link} - {None} for link in links]
+    sides = [found.pop() if len(found) == 1 else None for found in ends]
     tracks = {}
     for track in sequence.tracks:
         poses = track.keypoints.astype(np.float64) * METRES[sequence.unit]
@@ -105,11 +103,11 @@ def _read_scene(sequence: PoseSequence, links: Iterable[tuple[int, int]] | None,
     points = np.concatenate([poses.reshape(-1, 3) for _, poses in tracks.values()])
     points = points[~np.isnan(points[:, 0])]
     if not len(points):
-        raise ValueError("`sequence` must have at least one joint that is not missing.")
+        points = np.zeros((1, 3))
     low, high = np.percentile(points, [1, 99], axis=0)
     middle = (low + high) / 2
     radius = max(LEAST_RADIUS, float(np.abs(points - middle).max(initial=0)), float(np.linalg.norm(high - low) / 2))
-    return _Scene(tracks, names, links, sides, link_sides, middle, radius, float(low[2]))
+    return _Scene(tracks, links, sides, middle, radius, float(low[2]))
 
 
 def _is_relative(poses: np.ndarray) -> bool:
@@ -163,8 +161,8 @@ def place_persons(
         rows, frames = np.arange(len(track)), np.flatnonzero(usable)
         scale = np.interp(rows, frames, (space_size / np.maximum(plane_size, 1e-6))[usable])  # metres a pixel
         scale = smooth.filter(scale[:, None])[:, 0]
-        sideways = np.stack([np.interp(rows, frames, plane_middle[usable, axis]) for axis in range(2)], axis=1)
-        place = (sideways - centre) * scale[:, None] - np.nan_to_num(space_middle)
+        sideways = (plane_middle - centre) * scale[:, None] - space_middle
+        place = np.stack([np.interp(rows, frames, values[usable]) for values in sideways.T], axis=1)
         depth = focal_length * poses.image_size[0] * scale
         tracks.append(
             replace(track, keypoints=track.keypoints + np.column_stack([place, depth]).astype(np.float32)[:, None])
@@ -217,7 +215,7 @@ def plot_poses_3d(
     for position, frame in enumerate(frames):
         axis = figure.add_subplot(1, len(frames), position + 1, projection="3d")
         for person in scene.persons(frame):
-            for (start, end), side in zip(scene.links, scene.link_sides, strict=True):
+            for (start, end), side in zip(scene.links, scene.sides, strict=True):
                 colour = np.array(SIDE_COLOURS[side]) / 255
                 axis.plot(*person[[start, end]].T, color=colour, linewidth=2.5, solid_capstyle="round")
         axis.set_title(f"frame {frame}", fontsize=9)
@@ -295,7 +293,7 @@ class SpaceDrawer:
                 if np.isfinite(shadow[list(link)]).all():
                     draw.line([tuple(shadow[index]) for index in link], fill=SHADOW, width=line_width)
             points, depths = self._project(person, azimuth, width, height)
-            for (start, end), side in zip(self.scene.links, self.scene.link_sides, strict=True):
+            for (start, end), side in zip(self.scene.links, self.scene.sides, strict=True):
                 if np.isfinite(depths[[start, end]]).all():
                     bones.append((depths[[start, end]].mean(), points[start], points[end], SIDE_COLOURS[side]))
         for depth, start, end, colour in sorted(bones, key=lambda bone: -bone[0]):
@@ -367,14 +365,13 @@ def draw_lifted_video(
     """
     width, height = video.size
     size = (min(max(width, height // 2), round(0.9 * height)), height)
-    space = SpaceDrawer(lifted, None, axes, size, azimuth, elevation, turn) if lifted.tracks else None
+    space = SpaceDrawer(lifted, None, axes, size, azimuth, elevation, turn)
     drawer = TrackDrawer(links, **options)
     for frame, persons in zip(video, poses.frames(), strict=True):
         drawn = drawer.draw(frame.image, persons)
         both = Image.new("RGB", (drawn.width + size[0], height), BACKGROUND)
         both.paste(drawn, (0, 0))
-        if space is not None:
-            both.paste(space.draw(frame.index, _caption(actions, frame.index)), (drawn.width, 0))
+        both.paste(space.draw(frame.index, _caption(actions, frame.index)), (drawn.width, 0))
         yield both
 
 
@@ -430,7 +427,7 @@ def write_pose_page(
         "title": title,
         "frameRate": sequence.frame_rate or 30.0,
         "numFrames": len(sequence),
-        "links": [[*link, side_numbers[side]] for link, side in zip(scene.links, scene.link_sides, strict=True)],
+        "links": [[*link, side_numbers[side]] for link, side in zip(scene.links, scene.sides, strict=True)],
         "colours": [SIDE_COLOURS[side] for side in side_numbers],
         "middle": [round(value, 3) for value in scene.middle.tolist()],
         "radius": round(scene.radius, 3),
