@@ -19,6 +19,7 @@ from .pipelines import (
     PoseEstimationPipeline,
     PoseLiftingPipeline,
     PoseRefinementPipeline,
+    SkeletonActionRecognitionPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
 )
@@ -147,6 +148,13 @@ TASKS = {
             default_model="assets/smoothnet-any-pose",
         ),
         Task(
+            name="skeleton-action-recognition",
+            pipeline=SkeletonActionRecognitionPipeline,
+            auto_model="AutoModelForVideoClassification",
+            input_type="multimodal",
+            hub_tag="skeleton-action-recognition",
+        ),
+        Task(
             name="time-series-forecasting",
             pipeline=TimeSeriesForecastingPipeline,
             auto_model="AutoModelForTimeSeriesPrediction",
@@ -261,6 +269,8 @@ METHODS = {
             config=pose_sequence.SkeletalGNNActionConfig,
             model=pose_sequence.SkeletalGNNActionModel,
             heads={"AutoModelForVideoClassification": pose_sequence.SkeletalGNNForActionRecognition},
+            feature_extractor=pose_sequence.SkeletonActionFeatureExtractor,
+            task="skeleton-action-recognition",
         ),
         Method(
             name="deciwatch",

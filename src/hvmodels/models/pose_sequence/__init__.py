@@ -9,6 +9,7 @@ from .feature_extraction_deciwatch import DeciWatchFeatureExtractor
 from .feature_extraction_pose_lifting import PoseLiftingFeatureExtractor
 from .feature_extraction_pose_sequence import PoseSequenceFeatureExtractor
 from .feature_extraction_skeletal_gnn import SkeletalGNNFeatureExtractor
+from .feature_extraction_skeleton_action import SkeletonActionFeatureExtractor
 from .feature_extraction_smoothnet import SmoothNetFeatureExtractor
 from .modeling_deciwatch import DeciWatchForPoseRecovery, DeciWatchModel
 from .modeling_martinez_fcn import MartinezFCNForPoseLifting, MartinezFCNModel
@@ -39,6 +40,7 @@ __all__ = [
     "SkeletalGNNForActionRecognition",
     "SkeletalGNNForPoseLifting",
     "SkeletalGNNModel",
+    "SkeletonActionFeatureExtractor",
     "SmoothNetConfig",
     "SmoothNetFeatureExtractor",
     "SmoothNetForPoseRefinement",
