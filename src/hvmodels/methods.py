@@ -260,6 +260,8 @@ METHODS = {
             model=pose_sequence.SkeletalGNNModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SkeletalGNNForPoseLifting},
             feature_extractor=pose_sequence.SkeletalGNNFeatureExtractor,
+            task="pose-lifting",
+            converter="skeletal_gnn:convert",
         ),
         Method(
             name="skeletal-gnn-action",
@@ -271,6 +273,7 @@ METHODS = {
             heads={"AutoModelForVideoClassification": pose_sequence.SkeletalGNNForActionRecognition},
             feature_extractor=pose_sequence.SkeletonActionFeatureExtractor,
             task="skeleton-action-recognition",
+            converter="skeletal_gnn:convert",
         ),
         Method(
             name="deciwatch",
