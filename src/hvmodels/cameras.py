@@ -1,4 +1,4 @@
-"""Pinhole cameras: from world to camera to picture, and back."""
+"""Pinhole cameras: from world to camera to picture, and back; coordinates of pictures that do not go by their size."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +51,10 @@ class PinholeCamera:
         """Points of the world (..., 3) in the camera's frame."""
         return (_points(points, 3) - self.position) @ self.rotation.T.astype(np.float64)
 
+    def to_world(self, points: Any) -> np.ndarray:
+        """Points of the camera's frame (..., 3) in the world."""
+        return _points(points, 3) @ self.rotation.astype(np.float64) + self.position
+
     def project(self, points: Any) -> np.ndarray:
         """Places (..., 2) in the picture, in pixels, of points (..., 3) in the camera's frame.
 
@@ -70,6 +74,26 @@ class PinholeCamera:
         return np.concatenate([plane, np.broadcast_to(depths, (*plane.shape[:-1], 1))], axis=-1)
 
 
+def normalize_screen_coordinates(keypoints: Any, image_size: Any) -> Any:
+    """Pixels as shares of the picture's width: x from -1 to 1, y at the same scale, the picture's middle at 0.
+
+    Args:
+        keypoints: (..., 2) pixels, array or tensor.
+        image_size: (width, height) in pixels, or an array or tensor (..., 2) that broadcasts with the keypoints.
+
+    Returns:
+        As VideoPose3D has it, `x / width * 2 - 1` and `y / width * 2 - height / width`.
+    """
+    size = image_size if hasattr(image_size, "dtype") else np.asarray(image_size, dtype=np.float64)
+    return keypoints / size[..., :1] * 2 - size / size[..., :1]
+
+
+def image_coordinates(keypoints: Any, image_size: Any) -> Any:
+    """The way back from `normalize_screen_coordinates` to pixels."""
+    size = image_size if hasattr(image_size, "dtype") else np.asarray(image_size, dtype=np.float64)
+    return (keypoints + size / size[..., :1]) * size[..., :1] / 2
+
+
 def _points(values: Any, dims: int) -> np.ndarray:
     array = np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values, dtype=np.float64)
     if array.ndim == 0 or array.shape[-1] != dims:
@@ -77,4 +101,4 @@ def _points(values: Any, dims: int) -> np.ndarray:
     return array
 
 
-__all__ = ["PinholeCamera"]
+__all__ = ["PinholeCamera", "image_coordinates", "normalize_screen_coordinates"]

@@ -5,6 +5,7 @@ from .configuration_martinez_fcn import MartinezFCNConfig
 from .configuration_smoothnet import SmoothNetConfig
 from .configuration_videopose3d import VideoPose3DConfig
 from .feature_extraction_deciwatch import DeciWatchFeatureExtractor
+from .feature_extraction_pose_lifting import PoseLiftingFeatureExtractor
 from .feature_extraction_pose_sequence import PoseSequenceFeatureExtractor
 from .feature_extraction_smoothnet import SmoothNetFeatureExtractor
 from .modeling_deciwatch import DeciWatchForPoseRecovery, DeciWatchModel
@@ -21,6 +22,7 @@ __all__ = [
     "MartinezFCNConfig",
     "MartinezFCNForPoseLifting",
     "MartinezFCNModel",
+    "PoseLiftingFeatureExtractor",
     "PoseSequenceFeatureExtractor",
     "SmoothNetConfig",
     "SmoothNetFeatureExtractor",

@@ -111,8 +111,8 @@ def pose_array(poses: Any, rotation_format: str | None, name: str) -> np.ndarray
     return array
 
 
-def track_keys(poses: Any, track_ids: Any) -> tuple[list, list]:
-    """Keys of the tracks in `poses` for messages, and ids for results."""
+def track_keys(poses: Any, track_ids: Any, name: str = "poses") -> tuple[list, list]:
+    """Keys of the tracks in the argument `name` for messages, and ids for results."""
     if isinstance(poses, Mapping):
         if track_ids is not None:
             raise ValueError("`track_ids` belong to a list of tracks; a dict of tracks has its own.")
@@ -123,7 +123,7 @@ def track_keys(poses: Any, track_ids: Any) -> tuple[list, list]:
     else:
         keys, ids = [0], [None] if track_ids is None else list(track_ids)
     if not keys:
-        raise ValueError("`poses` must hold at least one track, got none.")
+        raise ValueError(f"`{name}` must hold at least one track, got none.")
     if track_ids is not None and len(ids) != len(keys):
         raise ValueError(f"`track_ids` must have one id for each of the {len(keys)} tracks, got {len(ids)}.")
     if track_ids is not None and len(set(ids)) < len(ids):
@@ -131,11 +131,11 @@ def track_keys(poses: Any, track_ids: Any) -> tuple[list, list]:
     return keys, ids
 
 
-def per_track(name: str, values: Any, keys: list) -> list:
-    """Values in the order of the tracks, from a list or dict."""
+def per_track(name: str, values: Any, keys: list, of: str = "poses") -> list:
+    """Values in the order of the tracks of the argument `of`, from a list or dict."""
     if isinstance(values, Mapping):
         if set(values) != set(keys):
-            raise ValueError(f"`{name}` must have the tracks of `poses`, {keys}, got {list(values)}.")
+            raise ValueError(f"`{name}` must have the tracks of `{of}`, {keys}, got {list(values)}.")
         return [values[key] for key in keys]
     if not isinstance(values, Sequence | np.ndarray) or len(values) != len(keys):
         count = len(values) if hasattr(values, "__len__") else type(values).__name__
@@ -203,23 +203,23 @@ def infer_unit(extent: float) -> str:
     )
 
 
-def check_pixels(arrays: list[np.ndarray], seen: list[np.ndarray]):
+def check_pixels(arrays: list[np.ndarray], seen: list[np.ndarray], name: str = "poses"):
     """ValueError if 2D poses cannot be in pixels."""
     largest = np.abs(_seen_values(arrays, seen)).max(initial=0)
     if 0 < largest <= 2:  # joints beyond the edge of the picture go a little beyond 1
         raise ValueError(
-            f"`poses` must be in pixels, got values within [-{largest:.3g}, {largest:.3g}], which look normalised "
+            f"`{name}` must be in pixels, got values within [-{largest:.3g}, {largest:.3g}], which look normalised "
             "already; multiply them by the image size first."
         )
 
 
-def check_inside(arrays: list[np.ndarray], seen: list[np.ndarray], size: np.ndarray):
+def check_inside(arrays: list[np.ndarray], seen: list[np.ndarray], size: np.ndarray, name: str = "poses"):
     """ValueError if 2D poses are far from the picture of that (width, height)."""
     values = _seen_values(arrays, seen)
     middle = np.median(values, axis=0) if len(values) else size / 2
     if (middle < -0.5 * size).any() or (middle > 1.5 * size).any():
         raise ValueError(
-            f"`poses` must lie in the picture of `image_size` = (width, height) = {tuple(size.tolist())}, but their middle is "
+            f"`{name}` must lie in the picture of `image_size` = (width, height) = {tuple(size.tolist())}, but their middle is "
             f"{tuple(middle.round(1).tolist())}; check the size and that poses are in its pixels."
         )
 
