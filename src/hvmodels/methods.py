@@ -103,6 +103,27 @@ NUMPY_ARRAYS = (
     ),
 )
 
+
+class ForgottenRandomState:
+    """Stands for NumPy's random state and what it consists of, which training code keeps beside the weights; it is empty."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+RANDOM_STATES = tuple(
+    (ForgottenRandomState, f"numpy.random.{name}")
+    for name in (
+        "_pickle.__randomstate_ctor",
+        "_pickle.__bit_generator_ctor",
+        "_mt19937.MT19937",
+        "__RandomState_ctor",  # of NumPy before 1.17
+    )
+)
+
 TASKS = {
     task.name: task
     for task in (
@@ -226,6 +247,9 @@ METHODS = {
             config=pose_sequence.VideoPose3DConfig,
             model=pose_sequence.VideoPose3DModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.VideoPose3DForPoseLifting},
+            feature_extractor=pose_sequence.VideoPose3DFeatureExtractor,
+            converter="videopose3d:convert",
+            checkpoint_types=(*NUMPY_ARRAYS, *RANDOM_STATES),
         ),
         Method(
             name="martinez-fcn",
@@ -235,6 +259,9 @@ METHODS = {
             config=pose_sequence.MartinezFCNConfig,
             model=pose_sequence.MartinezFCNModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.MartinezFCNForPoseLifting},
+            feature_extractor=pose_sequence.MartinezFCNFeatureExtractor,
+            converter="martinez_fcn:convert",
+            checkpoint_types=NUMPY_ARRAYS,
         ),
     )
 }

@@ -82,7 +82,10 @@ def test_conversion_keeps_values_and_drops_pickles(tmp_path):
 
 def test_dicts(tmp_path):
     """As VideoPose3D writes its data: an object array without axes around one dict."""
-    poses = {"S1": {"Walking 1": np.arange(6, dtype=np.float32).reshape(2, 3)}, "S9": {"Eating": [np.ones(2), np.zeros(3)]}}
+    poses = {
+        "S1": {"Walking 1": np.arange(6, dtype=np.float32).reshape(2, 3)},
+        "S9": {"Eating": [np.ones(2), np.zeros(3)]},
+    }
     np.savez_compressed(tmp_path / "file.npz", positions=poses, metadata={"num_joints": 17, "symmetry": [[1], [2]]})
     content = read_object_archive(tmp_path / "file.npz")
     assert content["metadata"] == {"num_joints": 17, "symmetry": [[1], [2]]}

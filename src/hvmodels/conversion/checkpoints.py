@@ -109,9 +109,7 @@ def read_checkpoint(
     return take_weights(open_checkpoint(path, allowed_types), path, entry)
 
 
-def check_fits(
-    state_dict: Mapping[str, torch.Tensor], model: nn.Module, prefix: str = ""
-) -> dict[str, torch.Tensor]:
+def check_fits(state_dict: Mapping[str, torch.Tensor], model: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
     """Check that converted weights are those of a model.
 
     Args:

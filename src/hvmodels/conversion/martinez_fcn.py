@@ -61,7 +61,7 @@ def convert(
     else:
         model.set_statistics(*statistics)
     model = model.to(state_dict["martinez_fcn.decoder.weight"].dtype).eval()
-    model.load_state_dict(state_dict | {name: value for name, value in model.named_buffers(recurse=False)}, strict=True)
+    model.load_state_dict(state_dict | dict(model.named_buffers(recurse=False)), strict=True)
     return model, MartinezFCNFeatureExtractor()
 
 

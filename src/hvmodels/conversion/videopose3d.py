@@ -49,7 +49,9 @@ def convert(
     if not isinstance(detections, str):
         raise ValueError(f"`original_config`: `keypoints` must be the name of 2D detections, got {detections!r}.")
     joints = COCO17 if "coco" in detections.lower() else HUMAN36M17
-    return model, VideoPose3DFeatureExtractor(config.num_frames, causal=config.causal)
+    return model, VideoPose3DFeatureExtractor(
+        config.num_frames, causal=config.causal, keypoint_names=list(joints.keypoints)
+    )
 
 
 def convert_state_dict(

@@ -5,9 +5,11 @@ from .configuration_martinez_fcn import MartinezFCNConfig
 from .configuration_smoothnet import SmoothNetConfig
 from .configuration_videopose3d import VideoPose3DConfig
 from .feature_extraction_deciwatch import DeciWatchFeatureExtractor
+from .feature_extraction_martinez_fcn import MartinezFCNFeatureExtractor
 from .feature_extraction_pose_lifting import PoseLiftingFeatureExtractor
 from .feature_extraction_pose_sequence import PoseSequenceFeatureExtractor
 from .feature_extraction_smoothnet import SmoothNetFeatureExtractor
+from .feature_extraction_videopose3d import VideoPose3DFeatureExtractor
 from .modeling_deciwatch import DeciWatchForPoseRecovery, DeciWatchModel
 from .modeling_martinez_fcn import MartinezFCNForPoseLifting, MartinezFCNModel
 from .modeling_smoothnet import SmoothNetForPoseRefinement, SmoothNetModel
@@ -20,6 +22,7 @@ __all__ = [
     "DeciWatchForPoseRecovery",
     "DeciWatchModel",
     "MartinezFCNConfig",
+    "MartinezFCNFeatureExtractor",
     "MartinezFCNForPoseLifting",
     "MartinezFCNModel",
     "PoseLiftingFeatureExtractor",
@@ -29,6 +32,7 @@ __all__ = [
     "SmoothNetForPoseRefinement",
     "SmoothNetModel",
     "VideoPose3DConfig",
+    "VideoPose3DFeatureExtractor",
     "VideoPose3DForPoseLifting",
     "VideoPose3DModel",
 ]
