@@ -4,6 +4,7 @@
 """
 
 from .methods import METHODS, TASKS, default_model, register
+from .models.aib import AIBAttention, AIBConfig, AIBForImageClassification, AIBImageProcessor, AIBModel
 from .models.ed_pose import EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor, EDPoseModel
 from .models.forecasting import (
     LTSFLinearConfig,
@@ -26,6 +27,14 @@ from .models.pose_sequence import (
     MartinezFCNFeatureExtractor,
     MartinezFCNForPoseLifting,
     MartinezFCNModel,
+    PoseLiftingFeatureExtractor,
+    SkeletalGNNActionConfig,
+    SkeletalGNNActionModel,
+    SkeletalGNNConfig,
+    SkeletalGNNFeatureExtractor,
+    SkeletalGNNForActionRecognition,
+    SkeletalGNNForPoseLifting,
+    SkeletalGNNModel,
     SmoothNetConfig,
     SmoothNetFeatureExtractor,
     SmoothNetForPoseRefinement,
@@ -36,8 +45,11 @@ from .models.pose_sequence import (
     VideoPose3DModel,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
+from .models.vitkd import ViTKDConfig, ViTKDForImageClassification, ViTKDImageProcessor, ViTKDModel
 from .pipelines import (
+    AttentionImageClassificationPipeline,
     PoseEstimationPipeline,
+    PoseLiftingPipeline,
     PoseRefinementPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
@@ -52,6 +64,12 @@ register()
 __all__ = [
     "METHODS",
     "TASKS",
+    "AIBAttention",
+    "AIBConfig",
+    "AIBForImageClassification",
+    "AIBImageProcessor",
+    "AIBModel",
+    "AttentionImageClassificationPipeline",
     "DeciWatchConfig",
     "DeciWatchFeatureExtractor",
     "DeciWatchForPoseRecovery",
@@ -70,6 +88,8 @@ __all__ = [
     "MartinezFCNForPoseLifting",
     "MartinezFCNModel",
     "PoseEstimationPipeline",
+    "PoseLiftingFeatureExtractor",
+    "PoseLiftingPipeline",
     "PoseRefinementPipeline",
     "PoseSequence",
     "PoseTrack",
@@ -82,12 +102,23 @@ __all__ = [
     "SCINetFeatureExtractor",
     "SCINetForPrediction",
     "SCINetModel",
+    "SkeletalGNNActionConfig",
+    "SkeletalGNNActionModel",
+    "SkeletalGNNConfig",
+    "SkeletalGNNFeatureExtractor",
+    "SkeletalGNNForActionRecognition",
+    "SkeletalGNNForPoseLifting",
+    "SkeletalGNNModel",
     "SmoothNetConfig",
     "SmoothNetFeatureExtractor",
     "SmoothNetForPoseRefinement",
     "SmoothNetModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
+    "ViTKDConfig",
+    "ViTKDForImageClassification",
+    "ViTKDImageProcessor",
+    "ViTKDModel",
     "VideoPose3DConfig",
     "VideoPose3DFeatureExtractor",
     "VideoPose3DForPoseLifting",

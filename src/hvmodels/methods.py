@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import transformers
 from transformers import AutoConfig, AutoModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .models import ed_pose, forecasting, pose_sequence, rle
+from .models import aib, ed_pose, forecasting, pose_sequence, rle, vitkd
 from .pipelines import (
+    AttentionImageClassificationPipeline,
     PoseEstimationPipeline,
+    PoseLiftingPipeline,
     PoseRefinementPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
@@ -30,7 +33,8 @@ class Task:
         pipeline: Pipeline class.
         auto_model: Name of the Auto class that loads its models.
         input_type: transformers' kind of input (`"multimodal"` where none fits).
-        hub_tag: The Hub's own tag for the task, `pipeline_tag` of a model card.
+        hub_tag: The Hub's own tag for the task, `pipeline_tag` of a model card; an alias of `name`, unless transformers
+            has a task of that name.
         default_model: Folder inside the package with the model that needs no network, or None.
     """
 
@@ -124,9 +128,22 @@ RANDOM_STATES = tuple(
     )
 )
 
+# mmengine's logged numbers, which are kept as attributes of no meaning; where they name a method, nothing is looked up.
+MMENGINE_LOGS = (
+    (Namespace, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (lambda owner, name: None, "builtins.getattr"),
+)
+
 TASKS = {
     task.name: task
     for task in (
+        Task(
+            name="attention-image-classification",
+            pipeline=AttentionImageClassificationPipeline,
+            auto_model="AutoModelForImageClassification",
+            input_type="image",
+            hub_tag="image-classification",
+        ),
         Task(
             name="pose-estimation",
             pipeline=PoseEstimationPipeline,
@@ -134,6 +151,13 @@ TASKS = {
             input_type="image",
             hub_tag="keypoint-detection",
             default_model="assets/rle-lite0-halpe19",
+        ),
+        Task(
+            name="pose-lifting",
+            pipeline=PoseLiftingPipeline,
+            auto_model="AutoModelForTimeSeriesPrediction",
+            input_type="multimodal",
+            hub_tag="pose-lifting",
         ),
         Task(
             name="pose-refinement",
@@ -203,6 +227,19 @@ METHODS = {
             checkpoint_types=(Namespace,),
         ),
         Method(
+            name="aib",
+            title="AIB (attentive information bottleneck)",
+            paper="2108.03418",
+            original="ashleylqx/AIB",
+            config=aib.AIBConfig,
+            model=aib.AIBModel,
+            heads={"AutoModelForImageClassification": aib.AIBForImageClassification},
+            image_processor=aib.AIBImageProcessor,
+            task="attention-image-classification",
+            converter="aib:convert",
+            checkpoint_types=(Namespace,),
+        ),
+        Method(
             name="rle",
             title="RLE (residual log-likelihood estimation)",
             paper="2107.11291",
@@ -228,6 +265,25 @@ METHODS = {
             converter="smoothnet:convert",
         ),
         Method(
+            name="skeletal-gnn",
+            title="Skeletal-GNN",
+            paper="2108.07181",
+            original="ailingzengzzz/Skeletal-GNN",
+            config=pose_sequence.SkeletalGNNConfig,
+            model=pose_sequence.SkeletalGNNModel,
+            heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SkeletalGNNForPoseLifting},
+            feature_extractor=pose_sequence.SkeletalGNNFeatureExtractor,
+        ),
+        Method(
+            name="skeletal-gnn-action",
+            title="Skeletal-GNN for actions",
+            paper="2108.07181",
+            original="ailingzengzzz/Skeletal-GNN",
+            config=pose_sequence.SkeletalGNNActionConfig,
+            model=pose_sequence.SkeletalGNNActionModel,
+            heads={"AutoModelForVideoClassification": pose_sequence.SkeletalGNNForActionRecognition},
+        ),
+        Method(
             name="deciwatch",
             title="DeciWatch",
             paper="2203.08713",
@@ -238,6 +294,18 @@ METHODS = {
             feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
             task="pose-refinement",
             converter="deciwatch:convert",
+        ),
+        Method(
+            name="vitkd",
+            title="ViTKD and NKD",
+            paper="2209.02432",
+            original="yzd-v/cls_KD",
+            config=vitkd.ViTKDConfig,
+            model=vitkd.ViTKDModel,
+            heads={"AutoModelForImageClassification": vitkd.ViTKDForImageClassification},
+            image_processor=vitkd.ViTKDImageProcessor,
+            converter="vitkd:convert",
+            checkpoint_types=(*NUMPY_ARRAYS, *MMENGINE_LOGS),
         ),
         Method(
             name="videopose3d",
@@ -309,6 +377,10 @@ def register():
         AutoModel.register(method.config, method.model)
         for auto_class, head in method.heads.items():
             getattr(transformers, auto_class).register(method.config, head)
+        classifier = method.heads.get("AutoModelForImageClassification")
+        if classifier is not None:
+            # transformers' pipeline looks here, and calls models that it does not find unsupported, though they work.
+            MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[method.config.model_type] = classifier.__name__
         if method.feature_extractor is not None:
             transformers.AutoFeatureExtractor.register(method.config, method.feature_extractor)
         if method.image_processor is not None:
@@ -329,7 +401,8 @@ def register():
             default=default,
             type=task.input_type,
         )
-        if task.hub_tag != task.name:
+        # A tag that is a task of transformers' own stays that task.
+        if task.hub_tag != task.name and task.hub_tag not in PIPELINE_REGISTRY.supported_tasks:
             PIPELINE_REGISTRY.task_aliases[task.hub_tag] = task.name
 
 

@@ -106,7 +106,7 @@ class _Unpickler(pickle._Unpickler):  # the one in C makes room for as many obje
         return _ALLOWED[module, name]
 
 
-def _plain(value: Any, dicts: bool) -> Any:
+def _plain(value: Any, dicts: bool = False) -> Any:
     """An unpickled value as arrays, numbers, text, and lists and, where they are allowed, dicts of them."""
     if isinstance(value, _Array):
         if isinstance(value.values, np.ndarray):
@@ -126,6 +126,31 @@ def _plain(value: Any, dicts: bool) -> Any:
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
     raise pickle.UnpicklingError(f"a {type(value).__name__}")
+
+
+def unpickle_dict(path: str | PathLike) -> dict[str, Any]:
+    """Read a pickled dict of arrays, numbers, text and lists of them, as CIFAR's batches are, without running code.
+
+    Text of Python 2 is read as Latin-1.
+
+    Raises:
+        ValueError: If the file is absent, damaged, of another kind, or holds anything else.
+    """
+    try:
+        with open(path, "rb") as file:
+            value = _Unpickler(file, encoding="latin1").load()
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise ValueError("it is no dict by names")
+        return {key: _plain(entry) for key, entry in value.items()}
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"`path` {str(path)!r} was not read: its pickle may hold arrays, numbers, text and lists only, and it has "
+            f"{error}. No code of it was run."
+        ) from None
+    except Exception as error:
+        raise ValueError(
+            f"`path` {str(path)!r} must be a pickled dict of arrays, and cannot be read ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _as_entry(value: Any, key: str) -> np.ndarray:
@@ -248,4 +273,10 @@ def convert_sequence_archive(source: str | PathLike, target: str | PathLike):
     write_sequence_archive(target, read_sequence_archive(source))
 
 
-__all__ = ["convert_sequence_archive", "read_object_archive", "read_sequence_archive", "write_sequence_archive"]
+__all__ = [
+    "convert_sequence_archive",
+    "read_object_archive",
+    "read_sequence_archive",
+    "unpickle_dict",
+    "write_sequence_archive",
+]
