@@ -273,6 +273,7 @@ METHODS = {
             model=pose_sequence.SkeletalGNNModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SkeletalGNNForPoseLifting},
             feature_extractor=pose_sequence.SkeletalGNNFeatureExtractor,
+            task="pose-lifting",
         ),
         Method(
             name="skeletal-gnn-action",
@@ -316,6 +317,7 @@ METHODS = {
             model=pose_sequence.VideoPose3DModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.VideoPose3DForPoseLifting},
             feature_extractor=pose_sequence.VideoPose3DFeatureExtractor,
+            task="pose-lifting",
             converter="videopose3d:convert",
             checkpoint_types=(*NUMPY_ARRAYS, *RANDOM_STATES),
         ),
@@ -328,6 +330,7 @@ METHODS = {
             model=pose_sequence.MartinezFCNModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.MartinezFCNForPoseLifting},
             feature_extractor=pose_sequence.MartinezFCNFeatureExtractor,
+            task="pose-lifting",
             converter="martinez_fcn:convert",
             checkpoint_types=NUMPY_ARRAYS,
         ),
