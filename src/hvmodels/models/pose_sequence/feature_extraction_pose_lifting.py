@@ -196,7 +196,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             keypoint_names: Joints of the input: a `KeypointSet`, its name such as `"coco17"`, or names in any spelling.
                 None takes them for the model's.
             unit: `"pixel"`, y down; or `"screen"`, normalised already as `normalize_screen_coordinates` does it.
-            camera: Intrinsics of the camera, in pixels; they need the checkpoint's `focal_length`.
+            camera: Intrinsics of the camera, in pixels, and its lens' distortion if it is a `DistortedCamera`; they need the
+                checkpoint's `focal_length`.
             flip_test: In place of the extractor's own.
             track_ids: Ids of a list of tracks.
             return_tensors: `"pt"` or `"np"`.
@@ -396,7 +397,9 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
                 "`camera` cannot be used: the checkpoint does not say the `focal_length` of the cameras it was trained with; "
                 "pass `image_size` alone."
             )
-        return lambda keypoints: (keypoints - camera.principal_point) / camera.focal_length * (2 * self.focal_length)
+        return lambda keypoints: (
+            camera.unproject(keypoints, np.ones(keypoints.shape[:-1]))[..., :2] * (2 * self.focal_length)
+        )
 
     def _convert(self, array, score, visible, source, label):
         """One track's poses with the model's joints, which of them were missing, their scores, and whether all are told."""
