@@ -371,7 +371,7 @@ def _predict_video(data: str | None, model: str, output: Path | None, plot: Path
     _describe_tracks(sequence)
     for action in sequence.actions or ():
         typer.echo(
-            f"track {action['track_id']}: frames {action['start']} to {action['end'] - 1} {action['label']}, "
+            f"track {action['track_id']}: frames {action['start_frame']} to {action['end_frame'] - 1} {action['label']}, "
             f"score {action['score']:.2f}"
         )
     for path in (output, plot, options.get("output_3d"), options.get("output_page")):

@@ -9,9 +9,9 @@ import torch
 from transformers import Pipeline, pipeline
 
 from hvmodels.keypoint_sets import COCO17
-from hvmodels.models.pose_sequence import MartinezFCNConfig, MartinezFCNForPoseLifting, PoseLiftingFeatureExtractor
+from hvmodels.models.pose_sequence import MartinezFCNConfig, MartinezFCNFeatureExtractor, MartinezFCNForPoseLifting
 from hvmodels.pipelines.pipeline_video_pose_estimation import VideoPoseSequence
-from hvmodels.pipelines.track_lifting import in_the_picture, load_pipeline, recognize_actions
+from hvmodels.pipelines.track_lifting import in_the_picture, load_pipeline
 from hvmodels.pose_sequences import PoseSequence, PoseTrack
 from hvmodels.video import read_video
 from tests.models.pose_sequence.test_feature_extraction_pose_lifting import COCO_STANDING
@@ -27,17 +27,17 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("lifter")
     MartinezFCNForPoseLifting(MartinezFCNConfig(hidden_size=8)).save_pretrained(path)
-    PoseLiftingFeatureExtractor().save_pretrained(path)
+    MartinezFCNFeatureExtractor().save_pretrained(path)
     return path
 
 
 @pytest.fixture(scope="module")
 def lifter(folder):
-    return pipeline("pose-lifting", model=str(folder), feature_extractor=str(folder))
+    return pipeline("pose-lifting", model=str(folder))
 
 
 class Recognizer(Pipeline):
-    """Who is in a piece of fewer than 5 frames waves, everybody else walks."""
+    """Whose track has fewer than 5 frames waves, everybody else walks."""
 
     task = "skeleton-action-recognition"
 
@@ -46,10 +46,13 @@ class Recognizer(Pipeline):
 
     _sanitize_parameters = preprocess = _forward = postprocess = None
 
-    def __call__(self, sequence):
-        self.seen.append(sequence)
-        scores = [0.9 if len(track) < 5 else 0.3 for track in sequence.tracks]
-        return [[{"label": "walk", "score": 1 - score}, {"label": "wave", "score": score}] for score in scores]
+    def __call__(self, sequence, up):
+        self.seen.append((sequence, up))
+        return [
+            {"track_id": track.track_id, "start_frame": track.start, "end_frame": track.end, "score": 0.9}
+            | {"label": "wave" if len(track) < 5 else "walk"}
+            for track in sequence.tracks
+        ]
 
 
 def poses(frames=6, **options):
@@ -58,7 +61,10 @@ def poses(frames=6, **options):
     low, high = standing.min(axis=0), standing.max(axis=0)
     standing = 10 + (standing - low) / (high - low).max() * 50
     steps = np.arange(frames)[:, None, None]
-    tracks = [PoseTrack(1, 0, standing + steps * [1, 0]), PoseTrack(7, 2, (standing + steps * [0.5, 0.5])[2:] + [30, 0])]
+    tracks = [
+        PoseTrack(1, 0, standing + steps * [1, 0]),
+        PoseTrack(7, 2, (standing + steps * [0.5, 0.5])[2:] + np.array([30, 0])),
+    ]
     return PoseSequence(tracks, frames, COCO17.keypoints, 10.0, SIZE, "pixel", **options)
 
 
@@ -87,9 +93,12 @@ def test_one_call_from_video_to_actions(estimator, folder, lifter, tmp_path):
         np.testing.assert_allclose(lifted[track.track_id].keypoints, track.keypoints, atol=1e-5)
         assert lifted[track.track_id].start == track.start
     assert found.actions == [
-        {"track_id": 1, "start": 0, "end": 6, "label": "walk", "score": pytest.approx(0.7)},
-        {"track_id": 7, "start": 2, "end": 6, "label": "wave", "score": pytest.approx(0.9)},
+        {"track_id": 1, "start_frame": 0, "end_frame": 6, "label": "walk", "score": 0.9},
+        {"track_id": 7, "start_frame": 2, "end_frame": 6, "label": "wave", "score": 0.9},
     ]
+    ((seen, up),) = recognizer.seen
+    assert up == "-y" and seen.frame_rate == 10.0
+    np.testing.assert_array_equal(seen[7].keypoints, lifted[7].keypoints)
     saved = PoseSequence.load(out["output_3d"])
     np.testing.assert_array_equal(saved[7].keypoints, lifted[7].keypoints)
     assert PoseSequence.load(out["output"]).unit == "pixel"
@@ -133,25 +142,10 @@ def test_who_lacks_a_joint_in_all_frames_is_not_lifted(estimator, lifter, tmp_pa
     assert [action["track_id"] for action in found.actions] == [1]
 
 
-def test_actions_are_told_piece_by_piece():
-    """Pieces of about four seconds; the recogniser sees each as a track of its own, and neighbours that agree are one."""
-    track = PoseTrack(3, 5, np.random.default_rng(0).normal(size=(31, 17, 3)), np.full((31, 17), 0.5))
-    lifted = PoseSequence([track], 40, None, 1.0, unit="metre")
-    recognizer = Recognizer()
-    actions = recognize_actions(lifted, recognizer)
-    (seen,) = recognizer.seen
-    assert [len(piece) for piece in seen.tracks] == [4, 4, 4, 4, 3, 4, 4, 4]
-    np.testing.assert_array_equal(np.concatenate([piece.keypoints for piece in seen.tracks]), track.keypoints)
-    assert actions == [{"track_id": 3, "start": 5, "end": 36, "label": "wave", "score": pytest.approx(0.9)}]
-    assert recognize_actions(lifted, None) is None
-
-
 def test_joints_of_no_known_set_stay_about_the_origin(lifter):
     sequence = poses()
     lifted = lifter(sequence)
-    unknown = PoseSequence(
-        sequence.tracks, 6, [f"k{index}" for index in range(17)], 10.0, SIZE, "pixel"
-    )
+    unknown = PoseSequence(sequence.tracks, 6, [f"k{index}" for index in range(17)], 10.0, SIZE, "pixel")
     assert in_the_picture(lifted, unknown) is lifted
     assert in_the_picture(lifted, sequence)[1].keypoints[..., 2].min() > 1
 

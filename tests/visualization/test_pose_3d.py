@@ -118,7 +118,7 @@ def test_persons_without_places_stand_side_by_side():
     both = PoseSequence([track, PoseTrack(2, 0, track.keypoints)], 4, NAMES, 2.0, unit="metre")
     places = {name: poses[0, 0, 0] for name, (_, poses) in SpaceDrawer(both, LINKS).scene.tracks.items()}
     assert places == {1: pytest.approx(-0.6), 2: pytest.approx(0.6)}
-    moved = PoseSequence([track, PoseTrack(2, 0, track.keypoints + [2, 0, 5])], 4, NAMES, 2.0, unit="metre")
+    moved = PoseSequence([track, PoseTrack(2, 0, track.keypoints + np.array([2, 0, 5]))], 4, NAMES, 2.0, unit="metre")
     assert SpaceDrawer(moved, LINKS).scene.tracks[2][1][0, 0, 0] == pytest.approx(2)
 
 
@@ -127,9 +127,7 @@ def test_persons_are_placed_where_they_are_seen():
     placed = place_persons(lifted, poses)
     found = placed.tracks[0].keypoints[:, 0]
     np.testing.assert_allclose(found[3:-3], places[3:-3], atol=0.15)  # depths of the joints among them are left aside
-    np.testing.assert_allclose(
-        placed.tracks[0].keypoints - found[:, None], lifted.tracks[0].keypoints, atol=1e-5
-    )
+    np.testing.assert_allclose(placed.tracks[0].keypoints - found[:, None], lifted.tracks[0].keypoints, atol=1e-5)
     gone = poses.tracks[0].keypoints.copy()
     gone[8:11] = np.nan
     hidden = PoseSequence([PoseTrack(1, 0, gone)], 20, HUMAN36M17.keypoints, 10.0, (640, 480), "pixel")
@@ -159,7 +157,7 @@ def test_video(tmp_path):
     small = PoseSequence(
         [PoseTrack(1, 0, poses.tracks[0].keypoints * scale)], 3, HUMAN36M17.keypoints, 10.0, (80, 60), "pixel"
     )
-    actions = [{"track_id": 1, "start": 1, "end": 3, "label": "walk", "score": 0.5}]
+    actions = [{"track_id": 1, "start_frame": 1, "end_frame": 3, "label": "walk", "score": 0.5}]
     video = read_video(frames, 10)
     images = list(draw_lifted_video(video, small, lifted, HUMAN36M17.links, actions))
     assert {image.size for image in images} == {(80 + 54, 60)}
@@ -169,6 +167,20 @@ def test_video(tmp_path):
     write_lifted_video(tmp_path / "out.mp4", video, small, lifted, HUMAN36M17.links, layout="side_by_side")
     read = read_video(tmp_path / "out.mp4")
     assert (read.size, read.num_frames) == ((2 * 80 + 54, 60), 3)
+
+
+def test_one_action_at_a_time(tmp_path):
+    """Windows that overlap by half: each frame has the one whose middle is nearest."""
+    windows = [(1, 0, 10, "a"), (1, 5, 15, "b"), (2, 3, 9, "c"), (1, 10, 20, "d")]
+    actions = [
+        {"track_id": track_id, "start_frame": start, "end_frame": end, "label": label, "score": 0.5}
+        for track_id, start, end, label in windows
+    ]
+    write_pose_page(tmp_path / "page.html", cross(20), LINKS, actions=actions)
+    found = {
+        action["label"]: (action["start"], action["end"]) for action in data_of(tmp_path / "page.html")["actions"]
+    }
+    assert found == {"a": (0, 8), "b": (8, 13), "c": (3, 9), "d": (13, 20)}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +222,7 @@ def page(tmp_path):
     poses = sequence.tracks[0].keypoints.copy()
     poses[3, 1] = np.nan
     sequence = PoseSequence([PoseTrack(1, 0, poses)], 5, NAMES, 2.0, unit="metre")
-    action = {"track_id": 1, "start": 1, "end": 3, "label": "</script><b>wave", "score": 0.75}
+    action = {"track_id": 1, "start_frame": 1, "end_frame": 3, "label": "</script><b>wave", "score": 0.75}
     write_pose_page(tmp_path / "a" / "page.html", sequence, LINKS, actions=[action], title="a <b>")
     return tmp_path / "a" / "page.html"
 
@@ -276,7 +288,9 @@ console.log(JSON.stringify(shown));
 def test_page_plays_and_turns(page, tmp_path):
     (tmp_path / "browser.js").write_text(BROWSER)
     command = ["node", str(tmp_path / "browser.js"), str(page)]
-    first, later, stepped, zoomed = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    first, later, stepped, zoomed = json.loads(
+        subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    )
     assert (first["title"], first["caption"], first["count"]) == ("a <b>", "", "frame 0 of 5, 0.00 s")
     left = next(bone for bone in first["bones"] if bone["colour"].startswith("rgba(0,158,255"))
     # As `SpaceDrawer` draws it.

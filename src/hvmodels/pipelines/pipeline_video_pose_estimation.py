@@ -38,8 +38,8 @@ class VideoPoseSequence(PoseSequence):
     Args:
         num_detected_frames: Frames in which persons were looked for; the poses of the others come from these.
         lifted: The same persons in space, in metres relative to their pelvis and in the camera's axes, if asked for.
-        actions: What they do, if asked for: dicts of `track_id`, `start`, `end` (the frame behind the last), `label` and
-            `score`.
+        actions: What they do, if asked for, as `pipeline("skeleton-action-recognition")` has it: windows of each track with
+            `track_id`, `start_frame`, `end_frame`, `label` and `score`.
     """
 
     num_detected_frames: int | None = None
@@ -178,7 +178,9 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
                 sequence.lifted.save(options.output_3d)
             placed = None if sequence.lifted is None else in_the_picture(sequence.lifted, sequence)
             if options.output_page is not None:
-                write_pose_page(options.output_page, placed, actions=sequence.actions or (), title=Path(reader.name).name)
+                write_pose_page(
+                    options.output_page, placed, actions=sequence.actions or (), title=Path(reader.name).name
+                )
             if options.output_video is not None:
                 drawing = {"layout": options.layout, "trails": options.trails}
                 drawing["keypoint_threshold"] = options.keypoint_threshold

@@ -1,21 +1,15 @@
 """From the tracks of a video to the persons in space, and to what they do."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import Pipeline, pipeline
 
 from ..keypoint_sets import find_keypoint_set
-from ..pose_sequences import PoseSequence, PoseTrack
+from ..pose_sequences import PoseSequence
 from ..visualization.pose_3d import place_persons
-
-
-ACTION_SECONDS = 4.0  # of a piece of a track that is given a label
-DEFAULT_FRAME_RATE = 30.0
 
 
 def load_pipeline(name: str, task: str, given: Any, device: torch.device | str = "cpu") -> Pipeline | None:
@@ -65,55 +59,25 @@ def lift_sequence(sequence: PoseSequence, lifter: Pipeline | None) -> PoseSequen
 
 def in_the_picture(lifted: PoseSequence, sequence: PoseSequence) -> PoseSequence:
     """The persons in space where the picture shows them, if their joints are known well enough to tell."""
-    if find_keypoint_set(sequence.keypoint_names or ()) is None or find_keypoint_set(lifted.keypoint_names or ()) is None:
+    if (
+        find_keypoint_set(sequence.keypoint_names or ()) is None
+        or find_keypoint_set(lifted.keypoint_names or ()) is None
+    ):
         return lifted
     return place_persons(lifted, sequence)
 
 
 def recognize_actions(lifted: PoseSequence | None, recognizer: Pipeline | None) -> list[dict[str, Any]] | None:
-    """What the persons do, piece by piece of their tracks; pieces of one action after the other are one.
+    """What the persons do, as `pipeline("skeleton-action-recognition")` has it; nothing of those who were not lifted.
 
     Args:
         lifted: Persons in space, in the camera's axes.
         recognizer: See `load_pipeline`.
-
-    Returns:
-        Dicts of `track_id`, `start`, `end` (the frame behind the last), `label` and `score`, the mean of the pieces'; in the
-        order of tracks and time.
     """
     if recognizer is None:
         return None
-    pieces = [piece for track in lifted.tracks for piece in _pieces(track, lifted.frame_rate or DEFAULT_FRAME_RATE)]
-    if not pieces:
-        return []
-    tracks = [PoseTrack(index, 0, piece.keypoints, piece.scores) for index, piece in enumerate(pieces)]
-    found = recognizer(PoseSequence(tracks, None, lifted.keypoint_names, lifted.frame_rate, unit=lifted.unit))
-    actions = []
-    for piece, best in zip(pieces, map(_best, found), strict=True):
-        last = actions[-1] if actions else None
-        if last and (last["track_id"], last["label"], last["end"]) == (piece.track_id, best["label"], piece.start):
-            frames = last["end"] - last["start"]
-            last["score"] = (last["score"] * frames + best["score"] * len(piece)) / (frames + len(piece))
-            last["end"] = piece.end
-        else:
-            actions.append({"track_id": piece.track_id, "start": piece.start, "end": piece.end, **best})
-    return actions
-
-
-def _pieces(track: PoseTrack, frame_rate: float) -> Iterator[PoseTrack]:
-    """Parts of a track of about so many seconds; none where a joint is missing, as in those that could not be lifted."""
-    if track.missing.any():
-        return
-    bounds = np.linspace(0, len(track), max(1, round(len(track) / (ACTION_SECONDS * frame_rate))) + 1).round().astype(int)
-    for first, last in pairwise(bounds.tolist()):
-        scores = None if track.scores is None else track.scores[first:last]
-        yield PoseTrack(track.track_id, track.start + first, track.keypoints[first:last], scores)
-
-
-def _best(labels: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Label and score of the likeliest action."""
-    best = max(labels, key=lambda label: label["score"])
-    return {"label": best["label"], "score": float(best["score"])}
+    tracks = [track for track in lifted.tracks if not track.missing.any()]
+    return recognizer(replace(lifted, tracks=tracks), up="-y") if tracks else []
 
 
 __all__ = ["in_the_picture", "lift_sequence", "load_pipeline", "recognize_actions"]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +98,7 @@ def _read_scene(sequence: PoseSequence, links: Iterable[tuple[int, int]] | None,
     if len(tracks) > 1 and all(_is_relative(poses) for _, poses in tracks.values()):
         places = SPACING * (np.arange(len(tracks)) - (len(tracks) - 1) / 2)
         tracks = {
-            track_id: (start, poses + [place, 0, 0])
+            track_id: (start, poses + np.array([place, 0, 0]))
             for (track_id, (start, poses)), place in zip(tracks.items(), places, strict=True)
         }
     points = np.concatenate([poses.reshape(-1, 3) for _, poses in tracks.values()])
@@ -299,7 +300,9 @@ class SpaceDrawer:
         for depth, start, end, colour in sorted(bones, key=lambda bone: -bone[0]):
             # What is behind is paler.
             share = float(np.clip(0.35 + 0.35 * depth / self.scene.radius, 0, 0.6))
-            colour = tuple(round((1 - share) * own + share * other) for own, other in zip(colour, BACKGROUND, strict=True))
+            colour = tuple(
+                round((1 - share) * own + share * other) for own, other in zip(colour, BACKGROUND, strict=True)
+            )
             draw.line([tuple(start), tuple(end)], fill=colour, width=line_width)
             for x, y in (start, end):
                 radius = line_width / 2
@@ -327,7 +330,10 @@ class SpaceDrawer:
         x, y, z = (points - self.scene.middle).T
         x, y = x * math.cos(azimuth) + y * math.sin(azimuth), y * math.cos(azimuth) - x * math.sin(azimuth)
         elevation = math.radians(self.elevation)
-        depth, up = y * math.cos(elevation) - z * math.sin(elevation), y * math.sin(elevation) + z * math.cos(elevation)
+        depth, up = (
+            y * math.cos(elevation) - z * math.sin(elevation),
+            y * math.sin(elevation) + z * math.cos(elevation),
+        )
         distance = DISTANCE * self.scene.radius
         scale = 0.45 * min(width, height) / self.scene.radius * distance / np.maximum(distance + depth, 0.2 * distance)
         return np.stack([width / 2 + x * scale, height / 2 - up * scale], axis=-1), depth
@@ -352,8 +358,7 @@ def draw_lifted_video(
         poses: Its poses in pixels.
         lifted: The same in space.
         links: Pairs of keypoints of `poses` to join.
-        actions: What persons do, dicts of `track_id`, `start`, `end` (the frame behind the last), `label` and `score`, which
-            is written above.
+        actions: What persons do, as `pipeline("skeleton-action-recognition")` tells it; written above.
         axes: See `SpaceDrawer`.
         azimuth: See `SpaceDrawer`.
         elevation: See `SpaceDrawer`.
@@ -366,20 +371,43 @@ def draw_lifted_video(
     width, height = video.size
     size = (min(max(width, height // 2), round(0.9 * height)), height)
     space = SpaceDrawer(lifted, None, axes, size, azimuth, elevation, turn)
-    drawer = TrackDrawer(links, **options)
+    drawer, segments = TrackDrawer(links, **options), _segments(actions)
     for frame, persons in zip(video, poses.frames(), strict=True):
         drawn = drawer.draw(frame.image, persons)
         both = Image.new("RGB", (drawn.width + size[0], height), BACKGROUND)
         both.paste(drawn, (0, 0))
-        both.paste(space.draw(frame.index, _caption(actions, frame.index)), (drawn.width, 0))
+        both.paste(space.draw(frame.index, _caption(segments, frame.index)), (drawn.width, 0))
         yield both
 
 
-def _caption(actions: Sequence[Mapping[str, Any]], frame: int) -> str:
+def _segments(actions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One action of a person at a time: of windows that overlap, that with the nearest middle."""
+    by_track: dict[Any, list] = {}
+    for action in actions:
+        by_track.setdefault(action["track_id"], []).append(action)
+    segments = []
+    for track_id, windows in by_track.items():
+        windows = sorted(windows, key=lambda window: window["start_frame"] + window["end_frame"])
+        middles = [(window["start_frame"] + window["end_frame"]) / 2 for window in windows]
+        between = [math.ceil((first + second) / 2) for first, second in pairwise(middles)]
+        for window, after, before in zip(windows, [0, *between], [*between, math.inf], strict=True):
+            segments.append(
+                {
+                    "id": track_id,
+                    "start": max(window["start_frame"], after),
+                    "end": min(window["end_frame"], before),
+                    "label": str(window["label"]),
+                    "score": float(window["score"]),
+                }
+            )
+    return segments
+
+
+def _caption(segments: Iterable[Mapping[str, Any]], frame: int) -> str:
     return "\n".join(
-        f"{action['track_id']}: {action['label']} {action['score']:.2f}"
-        for action in actions
-        if action["start"] <= frame < action["end"]
+        f"{segment['id']}: {segment['label']} {segment['score']:.2f}"
+        for segment in segments
+        if segment["start"] <= frame < segment["end"]
     )
 
 
@@ -436,10 +464,7 @@ def write_pose_page(
             {"id": track_id, "start": start, "millimetres": _to_millimetres(poses)}
             for track_id, (start, poses) in scene.tracks.items()
         ],
-        "actions": [
-            {"id": action["track_id"], **{name: action[name] for name in ("start", "end", "label", "score")}}
-            for action in actions
-        ],
+        "actions": _segments(actions),
     }
     # "<" is written as an escape, so that no name ends the script.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
