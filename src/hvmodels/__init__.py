@@ -34,6 +34,7 @@ from .models.pose_sequence import (
     VideoPose3DModel,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
+from .models.vitkd import ViTKDConfig, ViTKDForImageClassification, ViTKDImageProcessor, ViTKDModel
 from .pipelines import (
     PoseEstimationPipeline,
     PoseRefinementPipeline,
@@ -85,6 +86,10 @@ __all__ = [
     "SmoothNetModel",
     "TimeSeries",
     "TimeSeriesForecastingPipeline",
+    "ViTKDConfig",
+    "ViTKDForImageClassification",
+    "ViTKDImageProcessor",
+    "ViTKDModel",
     "VideoPose3DConfig",
     "VideoPose3DForPoseLifting",
     "VideoPose3DModel",

@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .models import ed_pose, forecasting, pose_sequence, rle
+from .models import ed_pose, forecasting, pose_sequence, rle, vitkd
 from .pipelines import (
     PoseEstimationPipeline,
     PoseRefinementPipeline,
@@ -217,6 +217,16 @@ METHODS = {
             feature_extractor=pose_sequence.DeciWatchFeatureExtractor,
             task="pose-refinement",
             converter="deciwatch:convert",
+        ),
+        Method(
+            name="vitkd",
+            title="ViTKD and NKD",
+            paper="2209.02432",
+            original="yzd-v/cls_KD",
+            config=vitkd.ViTKDConfig,
+            model=vitkd.ViTKDModel,
+            heads={"AutoModelForImageClassification": vitkd.ViTKDForImageClassification},
+            image_processor=vitkd.ViTKDImageProcessor,
         ),
         Method(
             name="videopose3d",
