@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel, ViTImageProcessorPil
 
 
 sys.path.append(str(Path(__file__).parents[1] / "pose_estimation"))  # what training runs share
@@ -70,7 +70,7 @@ class DistillationRecipe:
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Precision of the arithmetic.")
     keep_images: bool = option(False, "Keep decoded images in memory.")
     evaluate_every: int = option(1, "Epochs from one evaluation to the next.")
-    save_every: int = option(1, "Steps from one saved training state to the next; 0 for one an evaluation.")
+    save_every: int = option(0, "Steps from one saved training state of the Trainer to the next; 0 saves at evaluations.")
     evaluation_batch_size: int = option(128, "Images at a time in evaluation, in each process.")
     num_workers: int = option(0, "Processes that load images, in each process.")
     log_every: int = option(50, "Steps from one printed training loss to the next.")
@@ -176,7 +176,8 @@ class DistillationRecipe:
 
     def make_run(self, data: "ImageData", output_dir: Path) -> LastWeightsRun:
         measure = None if data.validation is None else partial(evaluate, self, data.validation, data.processor)
-        return LastWeightsRun(self, data.processor, output_dir, measure)
+        plain = ViTImageProcessorPil.from_dict(data.processor.to_dict())  # students need no hvmodels
+        return LastWeightsRun(self, plain, output_dir, measure)
 
 
 @dataclass
