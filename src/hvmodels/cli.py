@@ -47,6 +47,7 @@ PREDICT_OPTIONS = {
     "time-series-forecasting": {"prediction_length", "interval", "period", "missing_values"},
     "pose-estimation": POSE_OPTIONS,
     "video-pose-estimation": POSE_OPTIONS | VIDEO_OPTIONS,
+    "pose-lifting": {"batch_size", "flip_test", "frame_rate", "image_size"},
     "pose-refinement": {"batch_size", "frame_rate"},
 }
 
@@ -89,7 +90,7 @@ def predict(
             help="CSV file of a series with one row a time step, an embedded example if absent; "
             "or, for poses, an image, a folder of images, or a URL, a portrait from matplotlib if absent; "
             "or a video, with --task video-pose-estimation also a folder of frames or the number of a camera; "
-            "or a file of tracked poses to refine."
+            "or a file of tracked poses to refine, or with --task pose-lifting to lift to 3D."
         ),
     ] = None,
     model: Annotated[
@@ -98,7 +99,8 @@ def predict(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="CSV file for the forecast; JSON file for poses; .npz or .json file for poses of a video or refined ones."
+            help="CSV file for the forecast; JSON file for poses; .npz or .json file for poses of a video, refined or lifted "
+            "ones."
         ),
     ] = None,
     plot: Annotated[
@@ -156,7 +158,8 @@ def predict(
     flip_test: Annotated[
         bool | None,
         typer.Option(
-            help="Poses by top-down models: average with the mirrored crops, in twice the time.", show_default=False
+            help="Poses by top-down models, and lifting: average with the mirror image, in twice the time.",
+            show_default=False,
         ),
     ] = None,
     poses: Annotated[
@@ -184,12 +187,16 @@ def predict(
     ] = None,
     frame_rate: Annotated[
         float | None,
-        typer.Option(help="Videos: resample to so many frames a second. Poses to refine: what they have."),
+        typer.Option(help="Videos: resample to so many frames a second. Poses to refine or lift: what they have."),
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(help="Poses to lift: width and height of the picture, 1920x1080, if the file lacks them."),
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Videos: overlay or side_by_side, of the drawn video.")] = None,
     trails: Annotated[int | None, typer.Option(help="Videos: frames for which persons leave a trail.")] = None,
 ):
-    """Forecast a series, in its own units and dates; find the persons in images and videos; refine tracked poses."""
+    """Forecast a series, in its own units and dates; find the persons in images and videos; refine or lift their poses."""
     task = _task_of(task, model, data)
     common = ("data", "model", "output", "plot", "task")
     options = {
@@ -200,6 +207,7 @@ def predict(
         "time-series-forecasting": _forecast,
         "pose-estimation": _predict_poses,
         "video-pose-estimation": _predict_video,
+        "pose-lifting": _lift_poses,
         "pose-refinement": _refine_poses,
     }[task]
     predict_task(data, model or default_model(task), output, plot, **options)
@@ -346,6 +354,28 @@ def _refine_poses(
     refiner = pipeline("pose-refinement", model=model)
     sequence = refiner(data, **{name: value for name, value in options.items() if value is not None})
     typer.echo(f"{data}: {sequence.num_frames} frames")
+    _describe_tracks(sequence)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        sequence.save(output)
+        typer.echo(f"Wrote {output}")
+
+
+def _lift_poses(
+    data: str | None, model: str, output: Path | None, plot: Path | None, image_size: str | None = None, **options: Any
+):
+    if data is None:
+        raise ValueError("pose-lifting needs a file of 2D poses, such as the .npz of video-pose-estimation.")
+    _refuse("pose-lifting", {"plot": plot})
+    if image_size is not None:
+        sides = image_size.lower().split("x")
+        if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+            raise ValueError(f"`--image-size` must be width and height such as 1920x1080, got {image_size!r}.")
+        options["image_size"] = tuple(map(int, sides))
+    sequence = pipeline("pose-lifting", model=model)(data, **options)
+    typer.echo(
+        f"{data}: {sequence.num_frames} frames, {len(sequence.keypoint_names)} joints in metres from the pelvis"
+    )
     _describe_tracks(sequence)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

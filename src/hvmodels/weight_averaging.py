@@ -21,7 +21,7 @@ class ExponentialMovingAverage(TrainerCallback):
     Each trainable parameter is averaged once a step. ED-Pose's code averages its state dict, in which shared modules
     appear under several names: there the decoder's heads are averaged twice a step (a decay of decay^2) and the head of
     keypoint sizes eight times (decay^8), so its averages of these follow the weights somewhat faster. Parameters that do
-    not train, and buffers, need no average: they are those of the model.
+    not train, and buffers unless `buffers` says so, need no average: they are those of the model.
 
     As a callback of `Trainer` it saves its averages with each checkpoint and takes them up when training is resumed. In
     a plain loop call `start` before and `update` after each step. Parameters must be whole in each process, so it
@@ -31,26 +31,39 @@ class ExponentialMovingAverage(TrainerCallback):
         decay: Share of the average that stays at each step.
         resume_from: Folder whose averages a resumed training starts from; None for the checkpoint of the step it
             resumes at, in the output folder.
+        buffers: Whether floating-point buffers, such as the statistics of batch norms, are averaged as well.
         copy_first: Whether the average begins with the weights after the first step, as in MMEngine, instead of those
             before it.
     """
 
-    def __init__(self, decay: float = 0.9997, resume_from: str | Path | None = None, copy_first: bool = False):
+    def __init__(
+        self,
+        decay: float = 0.9997,
+        resume_from: str | Path | None = None,
+        buffers: bool = False,
+        copy_first: bool = False,
+    ):
         if not 0 <= decay < 1:
             raise ValueError(f"`decay` must be at least 0 and below 1, got {decay}.")
         self.decay = decay
         self.resume_from = resume_from
+        self.buffers = buffers
         self.copy_first = copy_first
         self._began = False
         self.averages: dict[str, torch.Tensor] = {}
         self._average_all = get_ema_multi_avg_fn(decay)
 
+    def _tensors(self, model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        """What is averaged, by name."""
+        yield from ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+        if self.buffers:
+            yield from ((name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point())
+
     def start(self, model: nn.Module) -> None:
         """Begin with the weights as they are, in float32 even if the model is in half precision."""
         self.averages = {
-            name: parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True)
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
+            name: tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+            for name, tensor in self._tensors(model)
         }
         self._began = not self.copy_first
 
@@ -61,7 +74,7 @@ class ExponentialMovingAverage(TrainerCallback):
             self.start(model)
             self._began = True
             return
-        weights = {name: weight for name, weight in model.named_parameters() if name in self.averages}
+        weights = dict(self._tensors(model))
         self._average_all(
             list(self.averages.values()),
             [weights[name].detach().to(average.dtype) for name, average in self.averages.items()],
@@ -71,7 +84,7 @@ class ExponentialMovingAverage(TrainerCallback):
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Give `model` the averaged weights inside a `with` block, and its own back after it."""
-        weights = {name: weight for name, weight in model.named_parameters() if name in self.averages}
+        weights = dict(self._tensors(model))
         kept = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
             with torch.no_grad():
