@@ -47,10 +47,14 @@ class DistillationRecipe:
     validation_data: str | None = option(None, "The same to evaluate on; none trains without.")
     student: str | None = option(None, "Pretrained student: a folder or a Hub repository.")
     student_config: str | None = option(None, "Configuration of a student from scratch: JSON text or file.")
-    teacher: str | None = option(None, "Teacher: a folder or a Hub repository; none trains the student by labels alone.")
+    teacher: str | None = option(
+        None, "Teacher: a folder or a Hub repository; none trains the student by labels alone."
+    )
     distillation: str | None = option(None, "Fields of ViTKDConfig, such as loss weights: JSON text or file.")
     image_size: list[int] = field(default_factory=lambda: [224, 224], metadata={"help": "Height and width."})
-    resize: int = option(256, "Short side before the centre crop in evaluation; 0 resizes whole images to `image_size`.")
+    resize: int = option(
+        256, "Short side before the centre crop in evaluation; 0 resizes whole images to `image_size`."
+    )
     area_range: list[float] = field(
         default_factory=lambda: [0.08, 1.0], metadata={"help": "Least and greatest area of random crops."}
     )
@@ -70,7 +74,9 @@ class DistillationRecipe:
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "Precision of the arithmetic.")
     keep_images: bool = option(False, "Keep decoded images in memory.")
     evaluate_every: int = option(1, "Epochs from one evaluation to the next.")
-    save_every: int = option(0, "Steps from one saved training state of the Trainer to the next; 0 saves at evaluations.")
+    save_every: int = option(
+        0, "Steps from one saved training state of the Trainer to the next; 0 saves at evaluations."
+    )
     evaluation_batch_size: int = option(128, "Images at a time in evaluation, in each process.")
     num_workers: int = option(0, "Processes that load images, in each process.")
     log_every: int = option(50, "Steps from one printed training loss to the next.")
@@ -130,9 +136,7 @@ class DistillationRecipe:
         height, width = self.image_size
         if not self.resize:
             return ViTKDImageProcessor(size={"height": height, "width": width}, do_center_crop=False)
-        return ViTKDImageProcessor(
-            size={"shortest_edge": self.resize}, crop_size={"height": height, "width": width}
-        )
+        return ViTKDImageProcessor(size={"shortest_edge": self.resize}, crop_size={"height": height, "width": width})
 
     def steps_per_epoch(self, data: "ImageData") -> int:
         return len(data.train) // self.batch_size
@@ -155,7 +159,11 @@ class DistillationRecipe:
 
     def collator(self, data: "ImageData", student: PreTrainedModel) -> ImageClassificationCollator:
         """Batches with mixup or cutmix; and with the noise of masks, so that it is the same in any number of processes."""
-        weights = ViTKDConfig.generation_weight if self.distillation is None else self.distillation.get("generation_weight", 1)
+        weights = (
+            ViTKDConfig.generation_weight
+            if self.distillation is None
+            else self.distillation.get("generation_weight", 1)
+        )
         tokens = 0
         if self.teacher is not None and weights:
             config = AutoConfig.from_pretrained(self.teacher)
@@ -213,7 +221,9 @@ def evaluate(
     was_training = model.training
     model.eval()
     found = []
-    for indices, batch in zip(own, DataLoader(dataset, batch_sampler=own, num_workers=recipe.num_workers), strict=True):
+    for indices, batch in zip(
+        own, DataLoader(dataset, batch_sampler=own, num_workers=recipe.num_workers), strict=True
+    ):
         with accelerator.autocast():
             logits = model(batch["pixel_values"].to(model.device)).logits
         found.append((indices, logits.float().cpu().numpy()))

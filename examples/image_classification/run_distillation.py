@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None):
         recipe.distillation,
         train_dataset=data.train,
         eval_dataset=data.train,  # `LastWeightsRun` knows what to evaluate on
-        callbacks=[StepSeed(), EpochCallback(loader.batch_sampler)],
+        callbacks=[StepSeed(), EpochCallback(data.train, loader.batch_sampler)],
         loader=loader,
         run=run,
     )

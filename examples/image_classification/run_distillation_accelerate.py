@@ -85,7 +85,9 @@ def train(
                 collected.update(outputs)
             if (step + 1) % recipe.log_every == 0:
                 terms = log_means.compute(accelerator)
-                accelerator.print(f"step {step + 1}: {', '.join(f'{k} {v:.4g}' for k, v in terms.items())}", flush=True)
+                accelerator.print(
+                    f"step {step + 1}: {', '.join(f'{k} {v:.4g}' for k, v in terms.items())}", flush=True
+                )
         if (epoch + 1) % recipe.evaluate_every and epoch + 1 < recipe.epochs:
             continue
         terms = means.compute(accelerator)

@@ -196,7 +196,8 @@ class DistillationTrainer(Trainer):
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         self.term_means = LossTermMeans()
         self.average: ExponentialMovingAverage | None = None
-        if hasattr(self.train_dataset, "set_epoch"):
+        callbacks = self.callback_handler.callbacks
+        if hasattr(self.train_dataset, "set_epoch") and not any(isinstance(each, EpochCallback) for each in callbacks):
             self.add_callback(EpochCallback(self.train_dataset))
         if args.average_momentum:
             self.average = ExponentialMovingAverage(1 - args.average_momentum, copy_first=True)
