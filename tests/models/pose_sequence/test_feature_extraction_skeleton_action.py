@@ -148,7 +148,12 @@ LOST[:, 13] = np.nan
         (moving()[..., :2], {}, ValueError, "these are 2D poses, lift them first"),
         (moving()[0], {}, ValueError, r"must have shape \(frames, joints, 3\)"),
         (np.zeros((0, 17, 3)), {}, ValueError, r"must have shape \(frames, joints, 3\)"),
-        ([moving(), moving()[:, :16]], {}, ValueError, r"`poses\[1\]` must have the 17 joints of 'human36m17', got 16"),
+        (
+            [moving(), moving()[:, :16]],
+            {},
+            ValueError,
+            r"`poses\[1\]` must have the 17 joints of 'human36m17', got 16",
+        ),
         (np.stack([moving(), moving()]), {}, ValueError, "at most 1 persons, got 2"),
         (np.full((4, 17, 3), np.inf), {}, ValueError, "must be finite"),
         (LOST, {}, ValueError, r"\['left_wrist'\] are never seen"),
