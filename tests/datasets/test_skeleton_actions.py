@@ -199,7 +199,7 @@ def test_damaged_archives(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read_action_archive(tmp_path / "a.npz")
     (tmp_path / "b.npz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="must be an `.npz` archive"):
+    with pytest.raises(ValueError, match=r"must be an `\.npz` archive"):
         read_action_archive(tmp_path / "b.npz")
 
 
