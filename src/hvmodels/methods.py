@@ -19,6 +19,7 @@ from .pipelines import (
     PoseEstimationPipeline,
     PoseLiftingPipeline,
     PoseRefinementPipeline,
+    SkeletonActionRecognitionPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
 )
@@ -168,6 +169,13 @@ TASKS = {
             default_model="assets/smoothnet-any-pose",
         ),
         Task(
+            name="skeleton-action-recognition",
+            pipeline=SkeletonActionRecognitionPipeline,
+            auto_model="AutoModelForVideoClassification",
+            input_type="multimodal",
+            hub_tag="skeleton-action-recognition",
+        ),
+        Task(
             name="time-series-forecasting",
             pipeline=TimeSeriesForecastingPipeline,
             auto_model="AutoModelForTimeSeriesPrediction",
@@ -274,6 +282,7 @@ METHODS = {
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SkeletalGNNForPoseLifting},
             feature_extractor=pose_sequence.SkeletalGNNFeatureExtractor,
             task="pose-lifting",
+            converter="skeletal_gnn:convert",
         ),
         Method(
             name="skeletal-gnn-action",
@@ -283,6 +292,9 @@ METHODS = {
             config=pose_sequence.SkeletalGNNActionConfig,
             model=pose_sequence.SkeletalGNNActionModel,
             heads={"AutoModelForVideoClassification": pose_sequence.SkeletalGNNForActionRecognition},
+            feature_extractor=pose_sequence.SkeletonActionFeatureExtractor,
+            task="skeleton-action-recognition",
+            converter="skeletal_gnn:convert",
         ),
         Method(
             name="deciwatch",

@@ -10,6 +10,7 @@ from .feature_extraction_martinez_fcn import MartinezFCNFeatureExtractor
 from .feature_extraction_pose_lifting import PoseLiftingFeatureExtractor
 from .feature_extraction_pose_sequence import PoseSequenceFeatureExtractor
 from .feature_extraction_skeletal_gnn import SkeletalGNNFeatureExtractor
+from .feature_extraction_skeleton_action import SkeletonActionFeatureExtractor
 from .feature_extraction_smoothnet import SmoothNetFeatureExtractor
 from .feature_extraction_videopose3d import VideoPose3DFeatureExtractor
 from .modeling_deciwatch import DeciWatchForPoseRecovery, DeciWatchModel
@@ -42,6 +43,7 @@ __all__ = [
     "SkeletalGNNForActionRecognition",
     "SkeletalGNNForPoseLifting",
     "SkeletalGNNModel",
+    "SkeletonActionFeatureExtractor",
     "SmoothNetConfig",
     "SmoothNetFeatureExtractor",
     "SmoothNetForPoseRefinement",
