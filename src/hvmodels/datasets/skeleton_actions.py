@@ -13,6 +13,7 @@ import torch
 
 from ..keypoint_sets import HUMAN36M17, NTU25, KeypointSet
 from ..models.pose_sequence.feature_extraction_skeleton_action import SkeletonActionFeatureExtractor
+from ..models.pose_sequence.interpolation_pose_sequence import smooth_trajectory
 from ..models.pose_sequence.skeleton_streams_skeletal_gnn import (
     ctr_crop_resize,
     ctr_translate,
@@ -22,6 +23,8 @@ from ..models.pose_sequence.skeleton_streams_skeletal_gnn import (
 )
 
 
+# Standard deviation of the Gaussian in time that tells slow from fast motions, in frames.
+SLOW_FRAMES = 8.0
 NTU_JOINTS = 25
 # Numbers of one body before its joints, and of one joint, in a `.skeleton` file.
 NTU_BODY_NUMBERS, NTU_JOINT_NUMBERS = 10, 12
@@ -270,6 +273,10 @@ class ActionAugmentation:
         mirrored_labels: Action of the mirror image of each action; None keeps labels.
         rotation: Largest angle around each of the axes, in radians.
         bone_scale: Standard deviation of the relative length of bones, left and right alike.
+        bend: Standard deviation of the angle, in radians, by which each bone and what hangs on it is turned for the whole
+            sequence: persons hold themselves in different ways.
+        amplitude: How much larger or smaller fast motions are, those faster than about one a second at 30 frames: the
+            factor is from 1 / (1 + amplitude) to 1 + amplitude.
         jitter: Standard deviation of independent errors of joints, in the unit of the poses.
         drift: Standard deviation of each joint's error that lasts for the sequence, likewise.
     """
@@ -280,6 +287,8 @@ class ActionAugmentation:
     mirrored_labels: Sequence[int] | None = None
     rotation: float = 0.0
     bone_scale: float = 0.0
+    bend: float = 0.0
+    amplitude: float = 0.0
     jitter: float = 0.0
     drift: float = 0.0
 
@@ -297,8 +306,11 @@ class ActionAugmentation:
         if self.mirror and generator.random() < self.mirror:
             poses = mirror(poses, keypoints)
             label = label if self.mirrored_labels is None else self.mirrored_labels[label]
-        if self.bone_scale:
-            poses = _scale_bones(poses, self.bone_scale, keypoints, generator)
+        if self.amplitude:
+            slow = np.stack([smooth_trajectory(person, SLOW_FRAMES) for person in poses])
+            poses = slow + np.exp(generator.uniform(-1, 1) * np.log1p(self.amplitude)) * (poses - slow)
+        if self.bone_scale or self.bend:
+            poses = _change_body(poses, self.bone_scale, self.bend, keypoints, generator)
         if self.rotation:
             angles = generator.uniform(-self.rotation, self.rotation, 3)
             poses = poses @ rotation_of_angles(angles).T
@@ -322,19 +334,21 @@ def _change_speed(poses: np.ndarray, speed: float, generator: np.random.Generato
     return poses[:, before] * (1 - share) + poses[:, after] * share
 
 
-def _scale_bones(
-    poses: np.ndarray, deviation: float, keypoints: KeypointSet, generator: np.random.Generator
+def _change_body(
+    poses: np.ndarray, bone_scale: float, bend: float, keypoints: KeypointSet, generator: np.random.Generator
 ) -> np.ndarray:
-    """Lengthen and shorten bones, those of both sides alike, and put the joints where the bones then end."""
+    """Change lengths of bones, of both sides alike, and their directions, each with all that hangs on the bone."""
     parents = np.array(keypoints.parents)
-    scales = np.exp(generator.normal(0, deviation, len(parents)))
+    scales = np.exp(generator.normal(0, bone_scale, len(parents)))
     scales = (scales + scales[keypoints.flip_permutation]) / 2
-    scaled = poses.astype(np.float64)
+    rotations = rotation_of_angles(generator.normal(0, bend, (len(parents), 3)))
+    changed = poses.astype(np.float64)
     for joint in _from_root(parents):
-        scaled[..., joint, :] = scaled[..., parents[joint], :] + scales[joint] * (
-            poses[..., joint, :] - poses[..., parents[joint], :]
-        )
-    return scaled
+        parent = parents[joint]
+        rotations[joint] = rotations[joint] @ rotations[parent] if parents[parent] >= 0 else rotations[joint]
+        bone = poses[..., joint, :] - poses[..., parent, :]
+        changed[..., joint, :] = changed[..., parent, :] + scales[joint] * bone @ rotations[joint].T
+    return changed
 
 
 def _from_root(parents: np.ndarray) -> list[int]:

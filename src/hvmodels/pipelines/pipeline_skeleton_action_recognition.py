@@ -140,7 +140,8 @@ class SkeletonActionRecognitionPipeline(Pipeline):
 
     def __call__(self, data: Any, batch_size: int | None = None, **kwargs) -> list[dict[str, Any]]:
         """Name actions, see the class."""
-        batch_size = batch_size or self._batch_size or DEFAULT_BATCH_SIZE
+        if batch_size is None:
+            batch_size = self._batch_size or DEFAULT_BATCH_SIZE
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"`batch_size` must be a positive integer, got {batch_size!r}.")
         given = self._sanitize_parameters(**kwargs)
