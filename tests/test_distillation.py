@@ -15,10 +15,11 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from hvmodels.conversion import convert_checkpoint
 from hvmodels.datasets.image_classification import ImageClassificationCollator
 from hvmodels.models.vitkd import ViTKDConfig, ViTKDForImageClassification, ViTKDImageProcessor, label_loss
 from hvmodels.weight_averaging import ExponentialMovingAverage
-from tests.reference_cases import needs_reference, reference_folder
+from tests.reference_cases import needs_reference, reference_case, reference_folder
 
 
 pytest.importorskip("accelerate")
@@ -150,6 +151,41 @@ def test_average_and_label_smoothing_equal_the_original():
     for kind, labels in (("hard", values["input.labels"]), ("mixup", values["output.mixup_scores"])):
         loss = label_loss(values["input.logits"], labels, 0.1)
         torch.testing.assert_close(loss, values[f"output.label_smooth_loss_{kind}"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        reference_case("vitkd", "distill_deit3_to_deit_hard"),
+        reference_case("vitkd", "distill_deit_to_deit_soft_ema"),
+    ],
+)
+def test_a_step_of_the_optimizer_equals_the_original(case, tmp_path):
+    folder = reference_folder("vitkd", case)
+    values, options = load_file(folder / "io.safetensors"), json.loads((folder / "config.json").read_text())
+    convert_checkpoint("vitkd", folder / "checkpoint.pth", tmp_path / "model", options)
+    model = ViTKDForImageClassification.from_pretrained(tmp_path / "model", teacher=tmp_path / "model" / "teacher")
+    optimizer = torch.optim.AdamW(parameter_groups(model.train(), 0.05), 1e-3)
+    labels = values.get("input.soft_labels", values["input.labels"])
+    model(values["input.pixel_values"], labels, mask_noise=values["input.mask_noise"]).loss.backward()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    norm = nn.utils.clip_grad_norm_(trained, 5.0)
+    torch.testing.assert_close(norm, values["output.grad_norm_all_params"], rtol=1e-4, atol=1e-5)
+    optimizer.step()
+    after, compared = dict(model.named_parameters()), 0
+    for name, expected in values.items():
+        if not name.startswith("output.after_step."):
+            continue
+        name = name.removeprefix("output.after_step.")
+        for old, new in MODULES.items():
+            name = name.replace(old, new)
+        parts = (
+            [name.replace("q_proj", part) for part in ("q_proj", "k_proj", "v_proj")] if "q_proj" in name else [name]
+        )
+        found = torch.cat([after[part] for part in parts])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        compared += 1
+    assert compared >= 6
 
 
 def test_terms_are_logged_and_the_teacher_stays_out(tmp_path):
