@@ -293,8 +293,9 @@ def test_errors_of_joints():
     drift = augmented(drift=10.0).skeletons - poses
     np.testing.assert_allclose(drift, np.broadcast_to(drift[:, :1], drift.shape), atol=1e-2)
     assert 5 < drift[:, 0].std() < 15
-    jitter = augmented(jitter=10.0).skeletons - poses
-    assert 8 < jitter.std() < 12
+    jitters = [(augmented(seed, jitter=10.0).skeletons - poses).std() for seed in range(30)]
+    assert min(jitters) < 2
+    assert 8 < max(jitters) < 10.5
 
 
 # Inputs of a network

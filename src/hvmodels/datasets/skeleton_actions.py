@@ -277,8 +277,9 @@ class ActionAugmentation:
             sequence: persons hold themselves in different ways.
         amplitude: How much larger or smaller fast motions are, those faster than about one a second at 30 frames: the
             factor is from 1 / (1 + amplitude) to 1 + amplitude.
-        jitter: Standard deviation of independent errors of joints, in the unit of the poses.
-        drift: Standard deviation of each joint's error that lasts for the sequence, likewise.
+        jitter: Largest standard deviation of independent errors of joints, in the unit of the poses. Each sequence has its
+            own, from 0 on: motion streams of steady poses must not look like nothing that was trained on.
+        drift: Standard deviation of each joint's error that lasts for the sequence, in the same unit.
     """
 
     crop: float = 1.0
@@ -317,7 +318,7 @@ class ActionAugmentation:
         if self.drift:
             poses = poses + generator.normal(0, self.drift, (len(poses), 1, *poses.shape[2:]))
         if self.jitter:
-            poses = poses + generator.normal(0, self.jitter, poses.shape)
+            poses = poses + generator.uniform(0, self.jitter) * generator.normal(size=poses.shape)
         return replace(sequence, skeletons=poses.astype(np.float32), label=label)
 
 
@@ -403,6 +404,10 @@ class ActionDataset(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.sequences)
+
+    def set_epoch(self, epoch: int):
+        """Draw other random changes."""
+        self.epoch = epoch
 
     @property
     def labels(self) -> np.ndarray:
