@@ -38,6 +38,7 @@ from .interpolation_pose_sequence import interpolate_missing
 
 LIFTING_UNITS = ("pixel", "screen")
 AXES = ("camera", "world", "upright")
+UNSEEN_JOINTS = ("raise", "nan")
 LARGEST_SCREEN_COORDINATE = 3.0
 # How much longer the bones are, all together, if joints of a person stand in another order than is said.
 WRONG_ORDER = 1.3
@@ -52,11 +53,13 @@ class LiftingTrack:
         track_id: Key of the track in the input, None if it had none.
         missing: (frames, joints) bool, where the model's joint was put together from other frames.
         scores: (frames, joints) confidence, 0 where missing; None if the input had none.
+        complete: Whether every joint was seen in some frame; else there is nothing to lift.
     """
 
     track_id: Hashable | None
     missing: np.ndarray
     scores: np.ndarray | None = None
+    complete: bool = True
 
 
 def pad_windows(keypoints: np.ndarray, num_frames: int, causal: bool = False) -> np.ndarray:
@@ -114,6 +117,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         score_threshold: Least score of a joint that counts as seen.
         focal_length: Of the training cameras, in widths of the picture; None if they differ or it is not known. Human3.6M's
             is 1.145.
+        unseen_joints: What becomes of a track that does not tell one of the model's joints in any frame: an error (`"raise"`),
+            or poses that are all NaN (`"nan"`).
         allow_upside_down: Whether persons who stand on their head in nearly all frames are lifted; else they are an
             error, since most often y points up.
 
@@ -132,6 +137,7 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         flip_test: bool = True,
         score_threshold: float = 0.2,
         focal_length: float | None = None,
+        unseen_joints: Literal["raise", "nan"] = "raise",
         allow_upside_down: bool = False,
         **kwargs,
     ):
@@ -146,6 +152,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"`score_threshold` must be a finite number, got {score_threshold!r}.")
         if focal_length is not None and (not is_number(focal_length) or focal_length <= 0):
             raise ValueError(f"`focal_length` must be a positive number of picture widths, got {focal_length!r}.")
+        if unseen_joints not in UNSEEN_JOINTS:
+            raise ValueError(f"`unseen_joints` must be one of {UNSEEN_JOINTS}, got {unseen_joints!r}.")
         self.keypoint_names = joint_names(keypoint_names) or list(HUMAN36M17.keypoints)
         if not is_integer(root_index) or not 0 <= root_index < len(self.keypoint_names):
             raise ValueError(
@@ -157,6 +165,7 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         self.flip_test = flip_test
         self.score_threshold = score_threshold
         self.focal_length = focal_length
+        self.unseen_joints = unseen_joints
         self.allow_upside_down = allow_upside_down
 
     @property
@@ -187,7 +196,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             keypoint_names: Joints of the input: a `KeypointSet`, its name such as `"coco17"`, or names in any spelling.
                 None takes them for the model's.
             unit: `"pixel"`, y down; or `"screen"`, normalised already as `normalize_screen_coordinates` does it.
-            camera: Intrinsics of the camera, in pixels; they need the checkpoint's `focal_length`.
+            camera: Intrinsics of the camera, in pixels, and its lens' distortion if it is a `DistortedCamera`; they need the
+                checkpoint's `focal_length`.
             flip_test: In place of the extractor's own.
             track_ids: Ids of a list of tracks.
             return_tensors: `"pt"` or `"np"`.
@@ -222,7 +232,7 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             arrays.append(array)
             all_scores.append(score)
             seen.append(visible)
-        if not any(visible.any() for visible in seen):
+        if self.unseen_joints == "raise" and not any(visible.any() for visible in seen):
             raise ValueError(
                 "`keypoints` must show at least one joint; all are NaN, (0, 0) or of a score below `score_threshold` = "
                 f"{self.score_threshold}."
@@ -230,9 +240,9 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         normalize = self._normalization(arrays, seen, unit, image_size, camera)
         values, prepared = [], []
         for array, score, visible, track_id, label in zip(arrays, all_scores, seen, ids, labels, strict=True):
-            pose, missing, score = self._convert(array, score, visible, source, label)
-            values.append(normalize(pose).astype(np.float32))
-            prepared.append(LiftingTrack(track_id, missing, score))
+            pose, missing, score, complete = self._convert(array, score, visible, source, label)
+            values.append(normalize(pose).astype(np.float32) if complete else np.zeros_like(pose, dtype=np.float32))
+            prepared.append(LiftingTrack(track_id, missing, score, complete))
         longest = max(map(len, values))
         values = [np.pad(value, [(0, longest - len(value)), (0, 0), (0, 0)], mode="edge") for value in values]
         batch = np.stack(values)
@@ -296,7 +306,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             positions = positions * 1000
         results = []
         for poses, track in zip(positions, tracks, strict=True):
-            result = {"poses": poses[: len(track.missing)].astype(np.float32), "missing": track.missing}
+            poses = poses[: len(track.missing)].astype(np.float32)
+            result = {"poses": poses if track.complete else np.full_like(poses, np.nan), "missing": track.missing}
             if track.scores is not None:
                 result["scores"] = track.scores
             results.append(result if track.track_id is None else {"track_id": track.track_id, **result})
@@ -386,10 +397,12 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
                 "`camera` cannot be used: the checkpoint does not say the `focal_length` of the cameras it was trained with; "
                 "pass `image_size` alone."
             )
-        return lambda keypoints: (keypoints - camera.principal_point) / camera.focal_length * (2 * self.focal_length)
+        return lambda keypoints: (
+            camera.unproject(keypoints, np.ones(keypoints.shape[:-1]))[..., :2] * (2 * self.focal_length)
+        )
 
     def _convert(self, array, score, visible, source, label):
-        """One track's poses with the model's joints, which of them were missing, and their scores."""
+        """One track's poses with the model's joints, which of them were missing, their scores, and whether all are told."""
         name = f"`keypoints`{label}"
         never = ~visible.any(axis=0)
         filled = interpolate_missing(np.where(visible[..., None], array, 0.0), ~visible)
@@ -397,7 +410,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         self._check_order(filled, source, name)
         poses = convert_keypoints(filled, source, self.keypoint_names)
         lacking = np.isnan(poses[..., 0]).any(axis=0)
-        if lacking.any():
+        complete = not lacking.any()
+        if not complete and self.unseen_joints == "raise":
             joints = [joint for joint, lacks in zip(self.keypoint_names, lacking, strict=True) if lacks]
             unseen = [joint for joint, lacks in zip(source.keypoints, never, strict=True) if lacks]
             why = f", since {unseen} are missing in all frames" if unseen else ""
@@ -405,6 +419,9 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
                 f"{name} must tell all joints of the model in some frame; {joints} cannot be had from the joints of "
                 f"{source.name!r}{why}."
             )
+        if not complete:
+            missing = np.ones(poses.shape[:2], dtype=bool)
+            return poses, missing, None if score is None else np.zeros(missing.shape, dtype=np.float32), False
         if not self.allow_upside_down:
             self._check_upright(poses, name)
         weights, _ = conversion_matrix(source, self.keypoint_names, ~never)
@@ -413,7 +430,7 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         if score is not None:
             shares = np.abs(weights) / np.abs(weights).sum(axis=1, keepdims=True)
             score = np.where(missing, 0.0, np.nan_to_num(score) @ shares.T).astype(np.float32)
-        return poses, missing, score
+        return poses, missing, score, True
 
     def _check_order(self, poses: np.ndarray, source: KeypointSet, name: str):
         """ValueError if the joints make a far shorter skeleton in the order of another set of the same size."""
