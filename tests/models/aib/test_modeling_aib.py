@@ -18,7 +18,6 @@ from tests.modeling_checks import (
     ModelChecks,
     assert_equal,
     seed_of_each_module,  # noqa: F401
-    seeded,
     with_random_weights,
 )
 
@@ -28,6 +27,12 @@ pytestmark = pytest.mark.usefixtures("seed_of_each_module")
 
 CONFIGS = {
     "vgg_cifar": {"hidden_sizes": [4, 4, 6, 8], "latent_dim": 5},
+    "vgg_cifar_quantized": {
+        "hidden_sizes": [4, 4, 6, 8],
+        "latent_dim": 5,
+        "use_quantization": True,
+        "num_anchors": 4,
+    },
     "wide_resnet_cifar": {
         "backbone_type": "wide_resnet_cifar",
         "hidden_sizes": [4, 4, 6, 8],
@@ -70,7 +75,7 @@ def make_model(name, **options):
     return with_random_weights(AIBForImageClassification(make_config(name, **options)))
 
 
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=["vgg_cifar_quantized", "wide_resnet50"])
 def config(request):
     return make_config(request.param)
 
@@ -118,7 +123,9 @@ class TestConfig(ConfigChecks):
             config = AIBConfig(backbone_type=name, num_labels=num_labels, use_quantization=use_quantization)
             with torch.device("meta"):
                 model = AIBForImageClassification(config)
-            assert model.num_parameters() == count
+            # Anchors that are not trained are no parameter here.
+            frozen = config.num_anchors if use_quantization and not config.train_anchors else 0
+            assert model.num_parameters() + frozen == count
         is_cub = name in ("vgg16", "wide_resnet50")
         assert (config.image_size, config.num_samples_eval) == ((224, 12) if is_cub else (32, 4))
         assert config.train_anchors is not is_cub
@@ -342,14 +349,19 @@ def test_quantisation_losses_and_gradients():
     assert torch.autograd.grad(attended, attention.anchors, gradient, allow_unused=True) == (None,)
 
 
-def test_frozen_anchors():
-    model = make_model("vgg16", train_anchors=False).train()
-    assert not model.aib.attention.anchors.requires_grad
+def test_frozen_anchors(tmp_path):
+    """Also after loading, and from a model that trained them."""
+    trained = make_model("vgg16")
+    trained.aib.attention.anchors.data += 0.1
+    trained.save_pretrained(tmp_path)
+    model = AIBForImageClassification.from_pretrained(tmp_path, train_anchors=False).train()
+    anchors = model.aib.attention.anchors
+    assert_equal(anchors, trained.aib.attention.anchors.data)
+    assert "aib.attention.anchors" not in dict(model.named_parameters())
     outputs = model(torch.randn(2, 3, 32, 32), labels=torch.tensor([0, 1]))
     outputs.loss.backward()
-    assert model.aib.attention.anchors.grad is None
+    assert not anchors.requires_grad
     assert outputs.vq_loss > 0
-    assert make_model("wide_resnet_cifar").aib.attention.anchors.requires_grad
 
 
 # Losses
@@ -441,9 +453,7 @@ def test_initial_weights_are_those_of_the_script():
     assert not wide.aib.statistics.bias.any()
     bound = 1 / math.sqrt(128)
     assert 0.98 * bound < wide.aib.statistics.weight.abs().max() <= bound
-    assert_equal(
-        AIBModel(make_config("vgg16", num_anchors=20)).attention.anchors.detach(), torch.linspace(0, 1, 20)
-    )
+    assert_equal(AIBModel(make_config("vgg16", num_anchors=20)).attention.anchors.detach(), torch.linspace(0, 1, 20))
 
 
 # Parts in use elsewhere
@@ -520,7 +530,10 @@ def images(*shape):
         ({"latent_noise": images(2, 6)}, "`latent_noise` must have the shape"),
         ({"latent_noise": images(2, 2, 5)}, r"`latent_noise` must have the shape \(2, 4, 5\)"),
         ({"latent_noise": images(2, 5) + math.inf}, "`latent_noise` must hold finite"),
-        ({"latent_noise": images(1, 2, 5), "attention_noise": images(2, 2, 256)}, "`latent_noise` must have the shape"),
+        (
+            {"latent_noise": images(1, 2, 5), "attention_noise": images(2, 2, 256)},
+            "`latent_noise` must have the shape",
+        ),
         ({"labels": torch.tensor([0])}, r"`labels` must be \(2,\) class indices"),
         ({"labels": torch.tensor([[0], [1]])}, r"`labels` must be \(2,\) class indices"),
         ({"labels": torch.tensor([0.0, 1.0])}, r"`labels` must be \(2,\) class indices"),

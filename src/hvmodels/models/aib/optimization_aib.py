@@ -31,8 +31,7 @@ def learning_rate_factor(backbone_type: str, epoch: int, learning_rate: float = 
     if backbone_type in ("vgg16", "wide_resnet50"):
         return 0.97 ** (epoch // 2)
     raise ValueError(
-        "`backbone_type` must be 'vgg_cifar', 'wide_resnet_cifar', 'vgg16' or 'wide_resnet50', got "
-        f"{backbone_type!r}."
+        f"`backbone_type` must be 'vgg_cifar', 'wide_resnet_cifar', 'vgg16' or 'wide_resnet50', got {backbone_type!r}."
     )
 
 
