@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("seed_of_each_module")
 CONFIGS = {
     "vgg_cifar": {"hidden_sizes": [4, 4, 6, 8], "latent_dim": 5},
     "vgg_cifar_quantized": {
-        "hidden_sizes": [4, 4, 6, 8],
-        "latent_dim": 5,
+        "hidden_sizes": [4, 4, 8, 16],
+        "latent_dim": 8,
         "use_quantization": True,
         "num_anchors": 4,
     },
