@@ -5,22 +5,26 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import pipeline
 from typer.testing import CliRunner
 
 from hvmodels import RLEConfig, RLEForPoseEstimation, RLEImageProcessor, SmoothNetConfig, cli
 from hvmodels.cli import app
-from hvmodels.keypoint_sets import COCO17, infer_flip_pairs
+from hvmodels.keypoint_sets import COCO17, HUMAN36M17, infer_flip_pairs
 from hvmodels.models.pose_sequence import (
     MartinezFCNConfig,
     MartinezFCNFeatureExtractor,
     MartinezFCNForPoseLifting,
     SmoothNetFeatureExtractor,
     SmoothNetForPoseRefinement,
+    VideoPose3DConfig,
+    VideoPose3DFeatureExtractor,
+    VideoPose3DForPoseLifting,
 )
 from hvmodels.pipelines.pipeline_video_pose_estimation import VideoPoseSequence
 from hvmodels.pose_sequences import PoseSequence, PoseTrack
 from hvmodels.video import VideoWriter, read_video
-from tests.models.pose_sequence.test_feature_extraction_pose_lifting import COCO_STANDING
+from tests.models.pose_sequence.test_feature_extraction_pose_lifting import COCO_STANDING, person
 
 
 pytest.importorskip("av")
@@ -207,6 +211,27 @@ def test_refine_poses(smoother, poses, tmp_path):
     refined, given = PoseSequence.load(output), PoseSequence.load(poses)
     assert refined.track_ids == [4] and np.abs(refined[4].keypoints - given[4].keypoints).max() > 0.01
     assert "track 4" in run("predict", poses, "--task", "pose-refinement", "--model", smoother, "--frame-rate", 12)
+
+
+def test_lift_poses(tmp_path):
+    torch.manual_seed(0)
+    VideoPose3DForPoseLifting(VideoPose3DConfig(filter_widths=[3], hidden_size=8)).save_pretrained(tmp_path / "lifter")
+    VideoPose3DFeatureExtractor(num_frames=3).save_pretrained(tmp_path / "lifter")
+    poses, output, lifter = tmp_path / "poses.npz", tmp_path / "new" / "out.json", ["--model", tmp_path / "lifter"]
+    PoseSequence([PoseTrack(4, 1, person(5))], 8, HUMAN36M17.keypoints, 10.0, unit="pixel").save(poses)
+    with pytest.raises(ValueError, match="`image_size`"):
+        run("predict", poses, *lifter)
+    printed = run("predict", poses, *lifter, "--image-size", "1000x800", "--no-flip-test", "--output", output)
+    first = f"{poses}: 8 frames, 17 joints in metres from the pelvis"
+    assert printed.splitlines() == [first, "track 4: frames 1 to 5", f"Wrote {output}"]
+    lifted = PoseSequence.load(output)
+    assert (lifted.unit, lifted[4].keypoints.shape, lifted.frame_rate) == ("metre", (5, 17, 3), 10)
+    expected = pipeline("pose-lifting", model=str(tmp_path / "lifter"))(poses, image_size=(1000, 800), flip_test=False)
+    np.testing.assert_allclose(lifted[4].keypoints, expected[4].keypoints, atol=1e-6)
+    with pytest.raises(ValueError, match="`--image-size` must be width and height such as 1920x1080, got '1000'"):
+        run("predict", poses, *lifter, "--image-size", "1000")
+    with pytest.raises(ValueError, match="pose-lifting needs a file of 2D poses"):
+        run("predict", *lifter)
 
 
 @pytest.mark.usefixtures("auto_image_processor")

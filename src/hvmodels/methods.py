@@ -159,6 +159,7 @@ TASKS = {
             auto_model="AutoModelForTimeSeriesPrediction",
             input_type="multimodal",
             hub_tag="pose-lifting",
+            default_model="assets/skeletal-gnn-lifter",
         ),
         Task(
             name="pose-refinement",

@@ -37,11 +37,11 @@ def cross(frames=4, unit="metre", **options):
 
 
 def walker(frames=20, seed=0):
-    """A person who comes nearer from 6 to 4 m, in space relative to its pelvis and as a camera sees it."""
+    """A person who goes to the right, in space relative to its pelvis and as a camera sees it."""
     random = np.random.default_rng(seed)
     pose = random.uniform(-0.5, 0.5, (17, 3)) * [1, 2, 0.3]
     pose[0] = 0
-    places = np.linspace([-1, 0.2, 6], [1, 0.3, 4], frames)
+    places = np.linspace([-1, 0.2, 5], [1, 0.3, 5], frames)
     camera = PinholeCamera(DEFAULT_FOCAL_LENGTH * 640, (320, 240))
     seen = camera.project(pose + places[:, None])
     names = HUMAN36M17.keypoints
@@ -108,6 +108,14 @@ def test_missing_joints_and_absent_persons_are_not_drawn():
     assert nobody.size == (40, 30)
 
 
+def test_who_is_out_of_sight_is_not_drawn():
+    track = cross().tracks[0]
+    scores = np.array([[0.5] * 4, [0] * 4, [0, 0.5, 0, 0], [0.5] * 4])
+    sequence = PoseSequence([PoseTrack(1, 0, track.keypoints, scores)], 4, NAMES, 2.0, unit="metre")
+    drawer = SpaceDrawer(sequence, LINKS, size=(120, 120))
+    assert [bool(coloured(drawer.draw(frame), "right").any()) for frame in range(4)] == [True, False, True, True]
+
+
 def test_text_is_written():
     drawer = SpaceDrawer(cross(), LINKS, size=(120, 120))
     assert (np.asarray(drawer.draw(0, "1: walk")) != np.asarray(drawer.draw(0)))[:40].any()
@@ -126,7 +134,7 @@ def test_persons_are_placed_where_they_are_seen():
     lifted, poses, places = walker()
     placed = place_persons(lifted, poses)
     found = placed.tracks[0].keypoints[:, 0]
-    np.testing.assert_allclose(found[3:-3], places[3:-3], atol=0.15)  # depths of the joints among them are left aside
+    np.testing.assert_allclose(found, places, atol=0.15)  # depths of the joints among them are left aside
     np.testing.assert_allclose(placed.tracks[0].keypoints - found[:, None], lifted.tracks[0].keypoints, atol=1e-5)
     gone = poses.tracks[0].keypoints.copy()
     gone[8:11] = np.nan
@@ -134,6 +142,18 @@ def test_persons_are_placed_where_they_are_seen():
     np.testing.assert_allclose(place_persons(lifted, hidden).tracks[0].keypoints[:, 0], found, atol=0.1)
     never = PoseSequence([PoseTrack(1, 0, gone * np.nan)], 20, HUMAN36M17.keypoints, 10.0, (640, 480), "pixel")
     assert np.isnan(place_persons(lifted, never).tracks[0].keypoints).all()
+
+
+def test_the_eye_goes_along():
+    """Who walks a long way is in the middle, and as large, all the time."""
+    track = cross(60).tracks[0]
+    far = PoseSequence(
+        [PoseTrack(1, 0, track.keypoints + np.linspace(0, [9, 0, 4], 60)[:, None])], 60, NAMES, 20.0, unit="metre"
+    )
+    drawers = [SpaceDrawer(sequence, LINKS, size=(200, 160)) for sequence in (cross(60), far)]
+    np.testing.assert_allclose(drawers[1].scene.middles[30], [4.5 + 9 / 118, 2 + 4 / 118, 0.4], atol=0.02)
+    still, moving = (coloured(drawer.draw(30), "left").any(axis=0).nonzero()[0] for drawer in drawers)
+    assert abs(moving[0] - still[0]) < 4 and len(moving) > 0.6 * len(still)
 
 
 def test_figure():
@@ -294,7 +314,8 @@ def test_page_plays_and_turns(page, tmp_path):
     assert (first["title"], first["caption"], first["count"]) == ("a <b>", "", "frame 0 of 5, 0.00 s")
     left = next(bone for bone in first["bones"] if bone["colour"].startswith("rgba(0,158,255"))
     # As `SpaceDrawer` draws it.
-    np.testing.assert_allclose([left["from"], left["to"]], [[100, 108.8], [157.6, 108.8]], atol=0.01)
+    pelvis = 100 - 72 * data_of(page)["middles"][0][0]
+    np.testing.assert_allclose([left["from"], left["to"]], [[pelvis, 108.8], [pelvis + 57.6, 108.8]], atol=0.01)
     assert (later["count"], later["caption"]) == ("frame 1 of 5, 0.50 s", "1: </script><b>wave 0.75")
     assert later["play"] != "Play" and stepped["play"] == "Play"
     assert stepped["count"].startswith("frame 3") and len(stepped["bones"]) == 2  # one joint is missing

@@ -6,8 +6,9 @@ and z up; `axes` says in which one the poses are given.
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from itertools import pairwise
 from os import PathLike
@@ -28,7 +29,9 @@ from .poses import SIDE_COLOURS, side_of
 AXES = ("camera", "upright")
 METRES = {"metre": 1.0, "millimetre": 0.001}
 SPACING = 1.2  # metres between persons who have no places
-LEAST_RADIUS = 1.0  # metres that are seen around the middle at least
+LEAST_REACH = (0.7, 1.0)  # metres that are seen around the middle at least, sideways and upwards
+FOLLOWING_SECONDS = 0.7  # for which the eye's path is smoothed
+DEFAULT_FRAME_RATE = 30.0
 TILE = 0.5  # metres
 DISTANCE = 3.5  # of the eye from the middle, in radii of what is seen
 BACKGROUND, GRID, SHADOW, TEXT = (250, 250, 250), (222, 226, 230), (200, 205, 211), (40, 44, 52)
@@ -41,20 +44,29 @@ class _Scene:
     """Persons upright in metres.
 
     Args:
-        tracks: First frame and (frames, joints, 3) of each person.
+        tracks: First frame and (frames, joints, 3) of each person, NaN where it is out of sight.
         links: Pairs of joints to join.
         sides: `"left"` or `"right"` of each link; None for one that joins both.
-        middle: (3,) of all persons.
-        radius: Around the middle, of what is to be seen.
+        middles: (frames, 3) of all persons, where the eye looks; it goes along with them, a little late.
+        reach: Around that, of what is to be seen, sideways and upwards.
         ground: Height of the lowest feet.
     """
 
     tracks: dict[int | str, tuple[int, np.ndarray]]
     links: list[tuple[int, int]]
     sides: list[str | None]
-    middle: np.ndarray
-    radius: float
+    middles: np.ndarray
+    reach: tuple[float, float]
     ground: float
+
+    @property
+    def radius(self) -> float:
+        """The larger reach."""
+        return max(self.reach)
+
+    def scale(self, width: float, height: float) -> float:
+        """Pixels of a metre in the middle of a picture."""
+        return 0.45 * min(width / self.reach[0], height / self.reach[1])
 
     def persons(self, frame: int) -> list[np.ndarray]:
         """(joints, 3) of everybody in a frame."""
@@ -74,7 +86,7 @@ def _read_scene(sequence: PoseSequence, links: Iterable[tuple[int, int]] | None,
             f"unit {sequence.unit!r}; `pipeline('pose-lifting')` makes them of 2D poses."
         )
     if not sequence.tracks:
-        return _Scene({}, [], [], np.zeros(3), LEAST_RADIUS, -LEAST_RADIUS)
+        return _Scene({}, [], [], np.zeros((len(sequence), 3)), LEAST_REACH, -LEAST_REACH[1])
     joints = sequence.tracks[0].keypoints.shape[1]
     names = list(sequence.keypoint_names or (f"keypoint_{index}" for index in range(joints)))
     if links is None:
@@ -94,6 +106,8 @@ def _read_scene(sequence: PoseSequence, links: Iterable[tuple[int, int]] | None,
         poses = track.keypoints.astype(np.float64) * METRES[sequence.unit]
         if axes == "camera":
             poses = np.stack([poses[..., 0], poses[..., 2], -poses[..., 1]], axis=-1)
+        if track.scores is not None:  # out of sight
+            poses[(track.scores <= 0).all(axis=1)] = np.nan
         tracks[track.track_id] = (track.start, poses)
     if len(tracks) > 1 and all(_is_relative(poses) for _, poses in tracks.values()):
         places = SPACING * (np.arange(len(tracks)) - (len(tracks) - 1) / 2)
@@ -101,14 +115,29 @@ def _read_scene(sequence: PoseSequence, links: Iterable[tuple[int, int]] | None,
             track_id: (start, poses + np.array([place, 0, 0]))
             for (track_id, (start, poses)), place in zip(tracks.items(), places, strict=True)
         }
-    points = np.concatenate([poses.reshape(-1, 3) for _, poses in tracks.values()])
-    points = points[~np.isnan(points[:, 0])]
-    if not len(points):
-        points = np.zeros((1, 3))
-    low, high = np.percentile(points, [1, 99], axis=0)
-    middle = (low + high) / 2
-    radius = max(LEAST_RADIUS, float(np.abs(points - middle).max(initial=0)), float(np.linalg.norm(high - low) / 2))
-    return _Scene(tracks, links, sides, middle, radius, float(low[2]))
+    middles = _follow([(start, poses) for start, poses in tracks.values()], len(sequence), sequence.frame_rate)
+    around = [poses - middles[start : start + len(poses), None] for start, poses in tracks.values()]
+    half = 1.1 * np.nan_to_num(np.nanpercentile(np.abs(np.concatenate(around)), 99, axis=(0, 1)))
+    reach = (max(LEAST_REACH[0], float(half[:2].max())), max(LEAST_REACH[1], float(half[2])))
+    heights = np.concatenate([poses[..., 2].ravel() for _, poses in tracks.values()])
+    return _Scene(tracks, links, sides, middles, reach, float(np.nan_to_num(np.nanpercentile(heights, 1))))
+
+
+def _follow(tracks: list[tuple[int, np.ndarray]], num_frames: int, frame_rate: float | None) -> np.ndarray:
+    """(frames, 3) middle of the boxes around the persons of each frame, smoothed; still where nobody is seen."""
+    low, high = np.full((num_frames, 3), np.inf), np.full((num_frames, 3), -np.inf)
+    for start, poses in tracks:
+        rows = slice(start, start + len(poses))
+        low[rows] = np.fmin(low[rows], np.where(np.isnan(poses), np.inf, poses).min(axis=1))
+        high[rows] = np.fmax(high[rows], np.where(np.isnan(poses), -np.inf, poses).max(axis=1))
+    frames = np.flatnonzero(np.isfinite(low[:, 0]))
+    if not len(frames):
+        return np.zeros((num_frames, 3))
+    middles = (low[frames] + high[frames]) / 2
+    middles = np.stack([np.interp(np.arange(num_frames), frames, values) for values in middles.T], axis=1)
+    # Without the straight way, since the filter takes a sequence for turning back at its ends.
+    way = np.linspace(middles[0], middles[-1], num_frames)
+    return way + GaussianFilter(FOLLOWING_SECONDS * (frame_rate or DEFAULT_FRAME_RATE)).filter(middles - way)
 
 
 def _is_relative(poses: np.ndarray) -> bool:
@@ -121,8 +150,9 @@ def place_persons(
 ) -> PoseSequence:
     """Put persons, whose poses in space are relative to their pelvis, where the picture shows them.
 
-    A person is as far away as makes its pose as large as it is seen, averaged over a second. This rests on the pose's own
-    size and on the opening angle of the camera, both of which are guesses: good for looking, not for measuring.
+    A person is as far away, the same in all frames, as makes its pose as large as it is seen in most of them. This rests on
+    the pose's own size and on the opening angle of the camera, both of which are guesses, and who comes nearer does not do
+    so here: good for looking, not for measuring.
 
     Args:
         lifted: Of `pipeline("pose-lifting")`, in the camera's axes and in metres.
@@ -147,7 +177,6 @@ def place_persons(
     if None in known:
         raise ValueError("`lifted` and `poses` must have joints of a known set, see `hvmodels.keypoint_sets`.")
     centre = np.array(poses.image_size) / 2
-    smooth = GaussianFilter((poses.frame_rate or 30.0) / 4)
     tracks = []
     for track, seen in zip(lifted.tracks, poses.tracks, strict=True):
         space = convert_keypoints(track.keypoints.astype(np.float64), known[0], HUMAN36M17)
@@ -159,12 +188,11 @@ def place_persons(
             continue
         space_middle, space_size = _middle_and_size(space[..., :2], is_known)
         plane_middle, plane_size = _middle_and_size(plane, is_known)
+        scale = float(np.median((space_size / np.maximum(plane_size, 1e-6))[usable]))  # metres a pixel
+        sideways = (plane_middle - centre) * scale - space_middle
         rows, frames = np.arange(len(track)), np.flatnonzero(usable)
-        scale = np.interp(rows, frames, (space_size / np.maximum(plane_size, 1e-6))[usable])  # metres a pixel
-        scale = smooth.filter(scale[:, None])[:, 0]
-        sideways = (plane_middle - centre) * scale[:, None] - space_middle
         place = np.stack([np.interp(rows, frames, values[usable]) for values in sideways.T], axis=1)
-        depth = focal_length * poses.image_size[0] * scale
+        depth = np.full(len(track), focal_length * poses.image_size[0] * scale)
         tracks.append(
             replace(track, keypoints=track.keypoints + np.column_stack([place, depth]).astype(np.float32)[:, None])
         )
@@ -220,7 +248,9 @@ def plot_poses_3d(
                 colour = np.array(SIDE_COLOURS[side]) / 255
                 axis.plot(*person[[start, end]].T, color=colour, linewidth=2.5, solid_capstyle="round")
         axis.set_title(f"frame {frame}", fontsize=9)
-        for set_limits, middle in zip((axis.set_xlim, axis.set_ylim, axis.set_zlim), scene.middle, strict=True):
+        for set_limits, middle in zip(
+            (axis.set_xlim, axis.set_ylim, axis.set_zlim), scene.middles[frame], strict=True
+        ):
             set_limits(middle - scene.radius, middle + scene.radius)
         axis.set_box_aspect((1, 1, 1))
         axis.view_init(elev=elevation, azim=azimuth - 90)
@@ -268,7 +298,7 @@ class SpaceDrawer:
         turn: float = 0.0,
     ):
         self.scene = _read_scene(sequence, links, axes)
-        self.frame_rate = sequence.frame_rate or 30.0
+        self.frame_rate = sequence.frame_rate or DEFAULT_FRAME_RATE
         self.size, self.azimuth, self.elevation, self.turn = size, azimuth, elevation, turn
         self._factor = 2  # Pillow draws without smoothing, so that a larger canvas is drawn and scaled down
 
@@ -283,17 +313,16 @@ class SpaceDrawer:
         canvas = Image.new("RGB", (width, height), BACKGROUND)
         draw = ImageDraw.Draw(canvas)
         azimuth = math.radians(self.azimuth + self.turn * frame / self.frame_rate)
-        self._draw_ground(draw, azimuth, width, height)
+        project = partial(self._project, self.scene.middles[frame], azimuth, width, height)
+        self._draw_ground(draw, frame, project)
         line_width = max(2, round(0.011 * min(width, height)))
         bones = []
         for person in self.scene.persons(frame):
-            shadow, _ = self._project(
-                np.column_stack([person[:, :2], np.full(len(person), self.scene.ground)]), azimuth, width, height
-            )
+            shadow, _ = project(np.column_stack([person[:, :2], np.full(len(person), self.scene.ground)]))
             for link in self.scene.links:
                 if np.isfinite(shadow[list(link)]).all():
                     draw.line([tuple(shadow[index]) for index in link], fill=SHADOW, width=line_width)
-            points, depths = self._project(person, azimuth, width, height)
+            points, depths = project(person)
             for (start, end), side in zip(self.scene.links, self.scene.sides, strict=True):
                 if np.isfinite(depths[[start, end]]).all():
                     bones.append((depths[[start, end]].mean(), points[start], points[end], SIDE_COLOURS[side]))
@@ -312,22 +341,22 @@ class SpaceDrawer:
             draw.multiline_text((0.03 * width, 0.03 * width), text, font=font, fill=TEXT)
         return canvas.resize(self.size, Image.Resampling.BOX)
 
-    def _draw_ground(self, draw: ImageDraw.ImageDraw, azimuth: float, width: int, height: int):
-        middle, radius = self.scene.middle, self.scene.radius
-        count = math.ceil(radius / TILE)
-        reach = count * TILE
+    def _draw_ground(self, draw: ImageDraw.ImageDraw, frame: int, project: Callable):
+        count = math.ceil(self.scene.radius / TILE)
+        nearest, reach = np.round(self.scene.middles[frame, :2] / TILE) * TILE, count * TILE
         for step in range(-count, count + 1):
             for start, end in (
                 ((step * TILE, -reach), (step * TILE, reach)),
                 ((-reach, step * TILE), (reach, step * TILE)),
             ):
-                ends = np.array([[x + middle[0], y + middle[1], self.scene.ground] for x, y in (start, end)])
-                points, _ = self._project(ends, azimuth, width, height)
+                points, _ = project(np.array([[*(nearest + place), self.scene.ground] for place in (start, end)]))
                 draw.line([tuple(point) for point in points], fill=GRID, width=self._factor)
 
-    def _project(self, points: np.ndarray, azimuth: float, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places (points, 2) in the picture, and depths behind the middle of the scene."""
-        x, y, z = (points - self.scene.middle).T
+    def _project(
+        self, middle: np.ndarray, azimuth: float, width: int, height: int, points: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Places (points, 2) in the picture, and depths behind the middle."""
+        x, y, z = (points - middle).T
         x, y = x * math.cos(azimuth) + y * math.sin(azimuth), y * math.cos(azimuth) - x * math.sin(azimuth)
         elevation = math.radians(self.elevation)
         depth, up = (
@@ -335,7 +364,7 @@ class SpaceDrawer:
             y * math.sin(elevation) + z * math.cos(elevation),
         )
         distance = DISTANCE * self.scene.radius
-        scale = 0.45 * min(width, height) / self.scene.radius * distance / np.maximum(distance + depth, 0.2 * distance)
+        scale = self.scene.scale(width, height) * distance / np.maximum(distance + depth, 0.2 * distance)
         return np.stack([width / 2 + x * scale, height / 2 - up * scale], axis=-1), depth
 
 
@@ -453,12 +482,12 @@ def write_pose_page(
     side_numbers = {"left": 0, "right": 1, None: 2}
     data = {
         "title": title,
-        "frameRate": sequence.frame_rate or 30.0,
+        "frameRate": sequence.frame_rate or DEFAULT_FRAME_RATE,
         "numFrames": len(sequence),
         "links": [[*link, side_numbers[side]] for link, side in zip(scene.links, scene.sides, strict=True)],
         "colours": [SIDE_COLOURS[side] for side in side_numbers],
-        "middle": [round(value, 3) for value in scene.middle.tolist()],
-        "radius": round(scene.radius, 3),
+        "middles": scene.middles.round(3).tolist(),
+        "reach": [round(value, 3) for value in scene.reach],
         "ground": round(scene.ground, 3),
         "persons": [
             {"id": track_id, "start": start, "millimetres": _to_millimetres(poses)}
