@@ -31,6 +31,8 @@ from pose_recipe import (
 )
 
 from hvmodels.datasets.forecasting import collate_windows
+from hvmodels.datasets.human36m import TEST_SUBJECTS, TRAIN_SUBJECTS
+from hvmodels.datasets.human36m_archives import ClipWindows, read_human36m_archives
 from hvmodels.datasets.pose_lifting import (
     DetectionNoise,
     LiftingAugmentation,
@@ -38,6 +40,7 @@ from hvmodels.datasets.pose_lifting import (
     LiftingWindows,
     read_lifting_sequences,
 )
+from hvmodels.keypoint_sets import HUMAN36M17
 from hvmodels.metrics.pose_sequence import joint_errors
 from hvmodels.models.pose_sequence import (
     MartinezFCNConfig,
@@ -69,6 +72,11 @@ class PoseLiftingRecipe:
     method: Literal["skeletal-gnn", "videopose3d", "martinez-fcn"] = option("skeletal-gnn", "Model.")
     train_data: str | None = option(None, "Archive of motion capture, see hvmodels.datasets.pose_lifting.")
     validation_data: str | None = option(None, "Another one to evaluate on.")
+    keypoints: str | None = option(
+        None, "Human3.6M's archive of keypoints, see hvmodels.datasets.human36m_archives. `train_data` is that of its poses "
+        "then, windows are taken as they stand, and the test subjects are evaluated on."
+    )  # fmt: skip
+    mirror: bool = option(True, "Whether the mirror images of Human3.6M's windows are trained on too.")
     held_out: bool = option(
         False, "Evaluate on a part of the training data, which is not trained on then: subjects and every fourth sequence "
         "of unknown ones. For the choice of settings."
@@ -86,6 +94,11 @@ class PoseLiftingRecipe:
     )
     learning_rate_decay: float = option(0.95, "Of the exponential schedule.")
     warmup_steps: int = option(50, "Steps in which the learning rate rises at the start.")
+    amsgrad: bool = option(False, "Whether Adam keeps the largest second moments.")
+    batch_norm_momentum_end: float | None = option(
+        None, "Share of a batch in the running statistics at the end, to which it falls exponentially epoch by epoch from "
+        "the configuration's; None keeps that. For VideoPose3D."
+    )  # fmt: skip
     epochs: int = option(60, "Passes over the frames.")
     evaluate_every: int = option(10, "Epochs from one evaluation and saved state to the next.")
     log_every: int = option(100, "Steps from one printed training loss to the next.")
@@ -106,6 +119,15 @@ class PoseLiftingRecipe:
             raise ValueError(f"`learning_rate_decay` must be above 0 and at most 1, got {self.learning_rate_decay}.")
         if self.model is not None and self.config is not None:
             raise ValueError("`model` brings its configuration; leave out `config`.")
+        if self.keypoints is not None and (self.held_out or self.validation_data or self.augmentation):
+            raise ValueError(
+                "`keypoints` brings Human3.6M's own subjects to evaluate on, and windows as they stand; leave out `held_out`, "
+                "`validation_data` and `augmentation`."
+            )
+        if self.batch_norm_momentum_end is not None and not 0 < self.batch_norm_momentum_end <= 1:
+            raise ValueError(f"`batch_norm_momentum_end` must be in (0, 1], got {self.batch_norm_momentum_end}.")
+        if self.batch_norm_momentum_end is not None and self.method != "videopose3d":
+            raise ValueError(f"`batch_norm_momentum_end` is for videopose3d, got `method` {self.method!r}.")
         if self.held_out and self.validation_data is not None:
             raise ValueError("`held_out` evaluates on the training data; leave out `validation_data`.")
         for name, values, known in (
@@ -123,6 +145,8 @@ class PoseLiftingRecipe:
         """
         if self.train_data is None:
             raise ValueError("`train_data` must name the data to train on.")
+        if self.keypoints is not None:
+            return self._load_human36m()
         train, validation = read_lifting_sequences(self.train_data), None
         if self.validation_data is not None:
             validation = read_lifting_sequences(self.validation_data)
@@ -145,6 +169,21 @@ class PoseLiftingRecipe:
                 f"`batch_size` must be at most the number of frames, {len(windows)}, got {self.batch_size}."
             )
         return PoseLiftingData(windows, self.build_extractor(config, train), validation)
+
+    def _load_human36m(self) -> "PoseLiftingData":
+        train, test = (
+            read_human36m_archives(self.train_data, self.keypoints, subjects)
+            for subjects in (TRAIN_SUBJECTS, TEST_SUBJECTS)
+        )
+        if set(map(frozenset, train.flip_pairs)) != set(map(frozenset, HUMAN36M17.flip_pairs)):
+            raise ValueError(
+                "`keypoints` must have the joints of Human3.6M, such as data_2d_h36m_cpn_ft_h36m_dbb.npz."
+            )
+        config = self.model_config()
+        windows = ClipWindows.from_sequences(
+            train, config.num_frames, causal=getattr(config, "causal", False), mirror=self.mirror
+        )
+        return PoseLiftingData(windows, self.build_extractor(config, train.sequences), test.sequences)
 
     def hold_out(self, sequences: Sequence[LiftingSequence]) -> tuple[list[LiftingSequence], list[LiftingSequence]]:
         """The sequences to train on and those to evaluate on."""
@@ -174,7 +213,7 @@ class PoseLiftingRecipe:
         return extractor_class(
             num_frames=config.num_frames,
             causal=getattr(config, "causal", False),
-            focal_length=round(lenses.pop(), 6) if len(lenses) == 1 else None,
+            focal_length=round(sum(lenses) / len(lenses), 6) if max(lenses) < 1.01 * min(lenses) else None,
         )
 
     def build_model(self, data: "PoseLiftingData") -> PreTrainedModel:
@@ -186,13 +225,27 @@ class PoseLiftingRecipe:
         if hasattr(model, "fit_statistics"):
             samples = data.train.__getitems__(np.linspace(0, len(data.train) - 1, STATISTICS_SAMPLES).astype(int))
             model.fit_statistics(samples["keypoints_2d"], samples["labels"])
+        if self.batch_norm_momentum_end is not None:
+            self._schedule_momentum(model, self.steps_per_epoch(data))
         return model
+
+    def _schedule_momentum(self, model: VideoPose3DForPoseLifting, steps_per_epoch: int):
+        """Set the momentum before each epoch; batch norms count the steps themselves, also over an interruption."""
+        start, end = model.config.batch_norm_momentum, self.batch_norm_momentum_end
+        steps_before = int(model.videopose3d.expand.norm.num_batches_tracked)  # of a model to start from
+
+        def schedule(module, arguments):
+            steps = int(module.videopose3d.expand.norm.num_batches_tracked) - steps_before
+            if module.training and steps % steps_per_epoch == 0:
+                module.set_batch_norm_momentum(start * (end / start) ** (steps // steps_per_epoch / self.epochs))
+
+        model.register_forward_pre_hook(schedule)
 
     def steps_per_epoch(self, data: "PoseLiftingData") -> int:
         return len(data.train) // self.batch_size
 
     def make_optimizer(self, model: torch.nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(model.parameters(), self.learning_rate, fused=True)
+        return torch.optim.Adam(model.parameters(), self.learning_rate, amsgrad=self.amsgrad, fused=True)
 
     def make_scheduler(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LambdaLR:
         total = self.epochs * steps_per_epoch
@@ -225,7 +278,7 @@ class PoseLiftingData:
         validation: Sequences to evaluate on, if any.
     """
 
-    train: LiftingWindows
+    train: LiftingWindows | ClipWindows
     extractor: PoseLiftingFeatureExtractor
     validation: list[LiftingSequence] | None
 

@@ -159,6 +159,7 @@ TASKS = {
             auto_model="AutoModelForTimeSeriesPrediction",
             input_type="multimodal",
             hub_tag="pose-lifting",
+            default_model="assets/skeletal-gnn-lifter",
         ),
         Task(
             name="pose-refinement",
@@ -174,6 +175,7 @@ TASKS = {
             auto_model="AutoModelForVideoClassification",
             input_type="multimodal",
             hub_tag="skeleton-action-recognition",
+            default_model="assets/skeletal-gnn-actions",
         ),
         Task(
             name="time-series-forecasting",

@@ -117,7 +117,15 @@ def test_options(tmp_path):
 def test_joints_of_the_detections(options, name, joints):
     _, extractor = convert(make_weights(joints=17, outputs=17), options, Path(name))
     assert tuple(extractor.keypoint_names) == joints.keypoints
-    assert (extractor.num_frames, extractor.causal) == (9, False)
+    assert tuple(extractor.output_keypoint_names) == HUMAN36M17.keypoints
+    assert (extractor.num_frames, extractor.causal, extractor.flip_test) == (9, False, True)
+
+
+def test_joints_of_another_data_set():
+    """HumanEva's 15: nothing says which are left and right, so no flip test."""
+    _, extractor = convert(make_weights(joints=15, outputs=15), {}, Path("pretrained_humaneva15_detectron.bin"))
+    assert len(extractor.keypoint_names) == len(extractor.output_keypoint_names) == 15
+    assert not extractor.flip_test
 
 
 @pytest.mark.parametrize(
@@ -144,7 +152,7 @@ def test_dense_option_without_dense_widths():
 
 
 def test_trajectory_of_a_semi_supervised_checkpoint(tmp_path):
-    pose, trajectory = make_weights(), make_weights(widths=(3, 3), outputs=1)
+    pose, trajectory = make_weights(joints=17, outputs=17), make_weights(joints=17, outputs=1)
     content = {"epoch": 3, "model_pos": pose, "model_traj": trajectory, "random_state_semi": np.random.RandomState(0)}
     torch.save(content, tmp_path / "checkpoint.bin")
     for entry, weights in ((None, pose), ("model_traj", trajectory)):
@@ -153,6 +161,8 @@ def test_trajectory_of_a_semi_supervised_checkpoint(tmp_path):
         model = AutoModelForTimeSeriesPrediction.from_pretrained(tmp_path / f"model {entry}")
         assert torch.equal(model.shrink.weight, weights["shrink.weight"])
         assert model.config.trajectory == (entry == "model_traj")
+        extractor = AutoFeatureExtractor.from_pretrained(tmp_path / f"model {entry}")
+        assert extractor.root_index == (None if entry == "model_traj" else 0)
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="has no weights under 'model_traj'"):
         convert_checkpoint(

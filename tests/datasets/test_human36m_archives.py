@@ -21,6 +21,7 @@ from hvmodels.datasets.human36m_archives import (
     unnormalize_positions,
 )
 from hvmodels.keypoint_sets import COCO17, HUMAN36M17
+from tests.datasets.test_pose_lifting import STANDING
 
 
 LEFT, RIGHT = [4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]
@@ -58,6 +59,22 @@ def write(folder, contents=None):
     for path, content in zip(paths, contents or make_content(), strict=True):
         np.savez_compressed(path, **content)
     return paths
+
+
+def make_persons(subjects=(1, 5, 6, 7, 8, 9, 11), frames=6):
+    """Contents of both archives: persons who stand and swing their limbs, and where the cameras see them."""
+    random = np.random.default_rng(0)
+    poses, keypoints = {}, {}
+    for subject in subjects:
+        for action in FRAMES:
+            joints = STANDING + 0.05 * random.normal(size=(1, 17, 3)) + 0.02 * random.normal(size=(frames, 17, 3))
+            values = np.zeros((frames, 32, 3))
+            values[:, MOVING_JOINTS] = joints
+            poses.setdefault(f"S{subject}", {})[action] = values
+            keypoints.setdefault(f"S{subject}", {})[action] = [
+                view.camera.project(view.camera.to_camera(joints)) for view in human36m_views(subject)
+            ]
+    return {"positions_3d": poses}, {"positions_2d": keypoints, "metadata": make_content()[1]["metadata"]}
 
 
 # Conventions

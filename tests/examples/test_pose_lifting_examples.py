@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 import hvmodels  # noqa: F401
+from tests.datasets.test_human36m_archives import make_persons
+from tests.datasets.test_human36m_archives import write as write_human36m
 from tests.datasets.test_pose_lifting import write_archive
 from tests.examples.launch import ENVIRONMENT, two_processes
 
@@ -181,6 +183,51 @@ def test_evaluation(scripts, runs, archive, tmp_path, capsys):
     assert report_of(runs[SCRIPTS[0]])["history"][-1]["MPJPE true 2D"] == pytest.approx(held_out, rel=1e-5)
 
 
+@pytest.fixture(scope="module")
+def human36m(tmp_path_factory):
+    """Human3.6M's two archives, of other persons."""
+    return write_human36m(tmp_path_factory.mktemp("human36m"), make_persons())
+
+
+def options_of_human36m(human36m, *extra):
+    positions, keypoints = human36m
+    return [
+        f"--train_data={positions}", f"--keypoints={keypoints}", "--method=videopose3d", "--warmup_steps=0",
+        f"--config={json.dumps(CONFIGS['videopose3d'])}", "--batch_size=240", "--epochs=4", "--evaluate_every=2",
+        "--schedule=exponential", "--amsgrad=True", "--batch_norm_momentum_end=0.001", *extra,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_human36m(script, run, scripts, human36m, tmp_path, monkeypatch, capsys):
+    """Subjects 1, 5, 6, 7, 8 in windows as they stand; the momentum of batch norms falls, also over an interruption."""
+    momenta = []
+    model_class = scripts["pose_lifting_recipe"].VideoPose3DForPoseLifting
+    original = model_class.set_batch_norm_momentum
+
+    def note(self, momentum):
+        momenta.append(momentum)
+        original(self, momentum)
+
+    monkeypatch.setattr(model_class, "set_batch_norm_momentum", note)
+    folder = tmp_path / "output"
+    run(script, *options_of_human36m(human36m, f"--output_dir={folder}"))
+    history = report_of(folder)["history"]
+    assert [entry["epoch"] for entry in history] == [2, 4]
+    assert history[1]["learning_rate"] == pytest.approx(1e-3 * 0.95**4)
+    assert momenta == pytest.approx([0.1 * 0.01 ** (epoch / 4) for epoch in range(4)])  # 2 steps an epoch
+    lifter = pipeline("pose-lifting", model=str(folder))
+    assert lifter.feature_extractor.focal_length == pytest.approx(1.1473, abs=1e-4)
+    momenta.clear()
+    run(script, *options_of_human36m(human36m, f"--output_dir={tmp_path / 'half'}", "--epochs=2"))
+    run(script, *options_of_human36m(human36m, f"--output_dir={tmp_path / 'half'}", "--resume"))
+    assert momenta == pytest.approx([0.1, 0.01**0.5 * 0.1, 0.1 * 0.01**0.5, 0.1 * 0.01**0.75])
+    capsys.readouterr()
+    positions, keypoints = map(str, human36m)
+    scripts["evaluate_pose_lifting"].main([positions, "--keypoints", keypoints, "--models", str(folder)])
+    assert "mean over actions" in capsys.readouterr().out
+
+
 def test_recipes_can_be_read(scripts):
     recipe = scripts["pose_lifting_recipe"].PoseLiftingRecipe
     paths = sorted((EXAMPLES / "recipes").glob("*.json"))
@@ -206,6 +253,9 @@ def test_recipes_can_be_read(scripts):
         ({"augmentation": "{\"turn\": 3}"}, r"`augmentation` has fields that LiftingAugmentation lacks: \['turn'\]"),
         ({"config": {}, "model": "x"}, "leave out `config`"),
         ({"validation_data": "x", "held_out": True}, "leave out `validation_data`"),
+        ({"keypoints": "x"}, "`keypoints` brings Human3.6M's own subjects"),
+        ({"batch_norm_momentum_end": 0.0}, "`batch_norm_momentum_end` must be in"),
+        ({"batch_norm_momentum_end": 0.01}, "`batch_norm_momentum_end` is for videopose3d"),
         ({"held_out_subjects": ["02", "07"]}, "`held_out_subjects` must leave some sequences"),
     ],
 )  # fmt: skip

@@ -27,6 +27,7 @@ NAMES = [
     (r"w2", "martinez_fcn.decoder"),
 ]
 NOSE = 9
+FOCAL_LENGTH = 1.145  # of Human3.6M's cameras, in widths of the picture
 MILLIMETRES = 1000  # in a metre, the model's unit
 
 
@@ -62,7 +63,7 @@ def convert(
         model.set_statistics(*statistics)
     model = model.to(state_dict["martinez_fcn.decoder.weight"].dtype).eval()
     model.load_state_dict(state_dict | dict(model.named_buffers(recurse=False)), strict=True)
-    return model, MartinezFCNFeatureExtractor()
+    return model, MartinezFCNFeatureExtractor(focal_length=FOCAL_LENGTH)
 
 
 def convert_state_dict(

@@ -22,6 +22,7 @@ NAMES = {
 LAYER = re.compile(r"layers_(conv|bn)\.(\d+)")
 PARTS = {"conv": "convolution", "bn": "norm"}
 PLACES = ("temporal", "pointwise")
+FOCAL_LENGTH = 1.145  # of Human3.6M's cameras, in widths of the picture
 
 
 def convert(
@@ -49,9 +50,16 @@ def convert(
     if not isinstance(detections, str):
         raise ValueError(f"`original_config`: `keypoints` must be the name of 2D detections, got {detections!r}.")
     joints = COCO17 if "coco" in detections.lower() else HUMAN36M17
-    return model, VideoPose3DFeatureExtractor(
-        config.num_frames, causal=config.causal, keypoint_names=list(joints.keypoints)
-    )
+    processor = {"keypoint_names": list(joints.keypoints), "focal_length": FOCAL_LENGTH}
+    if config.trajectory:
+        processor |= {"output_keypoint_names": ["pelvis"], "root_index": None}
+    else:
+        processor["output_keypoint_names"] = list(HUMAN36M17.keypoints)
+    counts = (config.num_joints, config.num_output_joints)
+    if counts != (len(joints), len(processor["output_keypoint_names"])):  # of another data set, without left and right
+        names = ([f"keypoint_{index}" for index in range(count)] for count in counts)
+        processor = dict(zip(("keypoint_names", "output_keypoint_names"), names, strict=True)) | {"flip_test": False}
+    return model, VideoPose3DFeatureExtractor(config.num_frames, causal=config.causal, **processor)
 
 
 def convert_state_dict(

@@ -342,6 +342,9 @@ class ClipWindows(Dataset):
     def __len__(self) -> int:
         return len(self._samples)
 
+    def set_epoch(self, epoch: int):
+        """Change nothing: every epoch has the same windows, whose order is the sampler's. Training loops call it."""
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: values[0] for name, values in self.__getitems__([range(len(self))[index]]).items()}
 
