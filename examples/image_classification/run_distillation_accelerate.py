@@ -40,7 +40,7 @@ def train(
     loader = recipe.training_loader(data, model.student, accelerator.num_processes, accelerator.process_index)
     steps = recipe.steps_per_epoch(data)
     model.to(accelerator.device)
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), recipe.learning_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), recipe.learning_rate, fused=True)
     scheduler = warmup_cosine_schedule(
         optimizer,
         steps,

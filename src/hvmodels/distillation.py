@@ -239,6 +239,11 @@ class DistillationTrainer(Trainer):
             logs = {**logs, **{name: value for name, value in means.items() if name in LOSS_TERMS}}
         super().log(logs, start_time)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None):
+        """Load the weights by `from_pretrained`: `Trainer` looks for the modules' names, files may have older ones."""
+        loaded = type(self.model).from_pretrained(resume_from_checkpoint)
+        self.model.load_state_dict(loaded.state_dict())
+
     def averaged_weights(self):
         """Context in which the model has its averaged weights, if there are any."""
         return nullcontext() if self.average is None or not self.average.averages else self.average.applied(self.model)
