@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 from transformers.utils import logging
+from video_pose import BOXES
 
 import hvmodels
 from hvmodels.cameras import PinholeCamera
@@ -29,7 +30,6 @@ from hvmodels.keypoint_sets import COCO17, HUMAN36M17, convert_keypoints
 from hvmodels.metrics.pose_sequence import joint_errors
 from hvmodels.pose_sequences import PoseSequence, PoseTrack
 from hvmodels.video import read_video
-from video_pose import BOXES
 
 
 # Joints that both sets have: the others are put together from them.
@@ -40,7 +40,10 @@ PICTURES = 4
 
 
 def measure_clips(folder: Path, output: Path):
-    tasks = {option: hvmodels.TASKS[task] for option, task in (("lift", "pose-lifting"), ("actions", "skeleton-action-recognition"))}
+    tasks = {
+        option: hvmodels.TASKS[task]
+        for option, task in (("lift", "pose-lifting"), ("actions", "skeleton-action-recognition"))
+    }
     options = {option: True for option, task in tasks.items() if task.default_model is not None}
     estimator = pipeline("video-pose-estimation", model=hvmodels.default_model("video-pose-estimation"), **options)
     for path in sorted(folder.glob("*.mp4")):
@@ -55,9 +58,13 @@ def measure_clips(folder: Path, output: Path):
             progress=False,
         )
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        print(f"{path.stem}: {found.num_frames} frames, {len(found.tracks)} tracks, wall {wall:.1f} s, CPU {cpu:.1f} s")
+        print(
+            f"{path.stem}: {found.num_frames} frames, {len(found.tracks)} tracks, wall {wall:.1f} s, CPU {cpu:.1f} s"
+        )
         for action in found.actions or ():
-            print("  track {track_id}, frames {start_frame} to {end_frame}: {label}, score {score:.2f}".format(**action))
+            print(
+                "  track {track_id}, frames {start_frame} to {end_frame}: {label}, score {score:.2f}".format(**action)
+            )
         frames = [frame.image for frame in read_video(drawn)]
         chosen = np.linspace(0, len(frames) - 1, PICTURES).round().astype(int)
         Image.fromarray(np.concatenate([frames[index] for index in chosen], axis=1)).save(drawn.with_suffix(".png"))

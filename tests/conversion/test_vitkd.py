@@ -253,7 +253,7 @@ def test_losses_that_do_not_fit(names, losses, message):
 
 
 def test_another_kind_of_label_smoothing():
-    with pytest.raises(ValueError, match="`label_smooth_mode` must be 'original'.* got 'classy_vision'"):
+    with pytest.raises(ValueError, match=r"`label_smooth_mode` must be 'original'.* got 'classy_vision'"):
         read_losses(["distiller.mask_token"], {"label_smooth_mode": "classy_vision"})
 
 
