@@ -191,17 +191,18 @@ def test_recipe_files(path, scripts):
     settings = json.loads(path.read_text()).get("settings", {})
     for setting in settings or (None,):
         recipe = recipe_class(**read(str(path), setting, recipe_class))
-        labels = {"student_config": {"model_type": "vit", **recipe.student_config}}
-        if recipe.distillation is not None and recipe.distillation.get("logit_loss") != "uskd":
-            labels["teacher_config"] = {"model_type": "vit"}
-        config = ViTKDConfig(
-            **labels, **(recipe.distillation or {"mimic_weight": 0, "generation_weight": 0, "logit_loss": None})
-        )
+        given = {"student_config": {"model_type": "vit", **recipe.student_config}, **(recipe.distillation or {})}
+        if setting in ("alone", "teacher"):
+            given |= scripts["run_distillation_accelerate"].WITHOUT_TEACHER
+        elif given.get("logit_loss") != "uskd":
+            given["teacher_config"] = {"model_type": "vit"}
+        config = ViTKDConfig(**given)
         if path.stem.startswith("imagenet"):
             values = (recipe.learning_rate, recipe.min_learning_rate, recipe.weight_decay, recipe.max_grad_norm)
             assert values == (1e-3, 1e-5, 0.05, 5.0) and (recipe.epochs, recipe.warmup_epochs) == (300, 20)
             assert recipe.batch_size == 1024 and recipe.image_size == [224, 224] and recipe.resize == 256
-            assert (config.label_smoothing, config.mimic_weight, config.generation_weight) == (0.1, 3e-5, 3e-6)
+            weights = (0, 0) if config.logit_loss == "uskd" else (3e-5, 3e-6)
+            assert (config.label_smoothing, config.mimic_weight, config.generation_weight) == (0.1, *weights)
             assert (config.mask_ratio, config.nkd_temperature, config.nkd_gamma) == (0.5, 1, 1)
             assert (recipe.average_momentum == 4e-5) == (setting == "deit-l3_distill_deit-b")
 
