@@ -68,7 +68,7 @@ def options(data_folder, output_dir, *extra):
 def scripts():
     """The modules of the examples by their names."""
     names = ["distillation_recipe", *(script.removesuffix(".py") for script in SCRIPTS), "compare_distillation"]
-    names += ["pose_recipe", "optimization", "train_pose_estimation"]
+    names += ["train_clothing_teacher", "pose_recipe", "optimization", "train_pose_estimation"]
     kept = list(sys.path)
     sys.path.insert(0, str(EXAMPLES))
     yield {name: importlib.import_module(name) for name in names}
@@ -171,7 +171,6 @@ def test_comparison(scripts, data_folder, tmp_path, capsys, auto_image_processor
     settings = json.loads((RECIPES / "clothing.json").read_text())["settings"]
     recipe = {"student_config": STUDENT, "image_size": [16, 16], "resize": 0, "epochs": 2, "warmup_epochs": 1,
               "batch_size": 4, "evaluate_every": 1, "settings": settings}  # fmt: skip
-    recipe["settings"]["teacher"].pop("student_config")
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     splits = [f"--{split}_data={data_folder / folder}" for split, folder in
               (("train", "train"), ("validation", "validation"), ("test", "validation"))]  # fmt: skip
@@ -185,6 +184,18 @@ def test_comparison(scripts, data_folder, tmp_path, capsys, auto_image_processor
     assert found == history_of(tmp_path / "runs" / "vitkd_nkd_3")[-1]["accuracy"]
 
 
+def test_teacher_of_the_clothing_set(scripts, data_folder, tmp_path):
+    splits = [f"--{split}_data={data_folder / split}" for split in ("train", "validation")]
+    script = scripts["train_clothing_teacher"]
+    script.main([*splits, f"--output_dir={tmp_path}", "--epochs=7", "--batch_size=4"])
+    first, last = json.loads((tmp_path / "metrics.json").read_text())["history"]
+    assert (first["epoch"], last["epoch"]) == (5, 7) and last["accuracy"] > 0.5
+    model = ViTForImageClassification.from_pretrained(tmp_path)
+    assert model.config.id2label == dict(enumerate(COLOURS))
+    processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert processor["size"] == {"height": 64, "width": 64}
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.json")), ids=lambda path: path.stem)
 def test_recipe_files(path, scripts):
     read, recipe_class = scripts["pose_recipe"].read_recipe, scripts["distillation_recipe"].DistillationRecipe
@@ -192,7 +203,7 @@ def test_recipe_files(path, scripts):
     for setting in settings or (None,):
         recipe = recipe_class(**read(str(path), setting, recipe_class))
         given = {"student_config": {"model_type": "vit", **recipe.student_config}, **(recipe.distillation or {})}
-        if setting in ("alone", "teacher"):
+        if setting == "alone":
             given |= scripts["run_distillation_accelerate"].WITHOUT_TEACHER
         elif given.get("logit_loss") != "uskd":
             given["teacher_config"] = {"model_type": "vit"}
