@@ -282,8 +282,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             unit: Unit of the result.
 
         Returns:
-            One dict a track: `poses` (frames, joints, 3) float32, relative to the root; `missing` (frames, joints) bool,
-            where a joint was not seen in its frame and the result rests on its neighbours in time; `scores`
+            One dict a track: `poses` (frames, joints, 3) float32, relative to the root, which is at 0 whatever the model gives
+            for it; `missing` (frames, joints) bool, where a joint was not seen in its frame and the result rests on its neighbours in time; `scores`
             (frames, joints), if the input had any; `track_id`, if tracks had ids.
 
         Raises:
@@ -312,7 +312,7 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             straight, mirrored = np.split(positions, 2)
             positions = (straight + flip_poses(mirrored, self.output_flip_permutation)) / 2
         if self.root_index is not None:
-            positions = positions - positions[:, :, self.root_index, None]
+            positions[:, :, self.root_index] = 0
         if axes == "upright":
             positions = np.stack([positions[..., 0], positions[..., 2], -positions[..., 1]], axis=-1)
         elif axes == "world":
