@@ -62,6 +62,7 @@ class ActionRecipe:
     extractor: str | None = option(None, "Settings of the feature extractor: JSON text or file.")
     config: str | None = option(None, "Fields of the configuration: JSON text or file.")
     augmentation: str | None = option(None, "Fields of `ActionAugmentation`: JSON text or file.")
+    one_handed: str | None = option(None, "Actions that are never mirrored, since one hand always does them: a,b,c.")
     ctr_crop: float | None = option(None, "Least share of the frames that training keeps, for CTR-GCN's preparation.")
     ctr_rotation: float = option(0.0, "Largest angle around each axis in training, likewise.")
     balance: float = option(0.0, "Rare actions come more often: 1 makes all equal, 0.5 goes by the square root.")
@@ -106,7 +107,7 @@ class ActionRecipe:
         if unknown := set(changes) - {entry.name for entry in fields(ActionAugmentation)}:
             raise ValueError(f"`augmentation` has unknown fields {sorted(unknown)}.")
         if changes.get("mirror") and "mirrored_labels" not in changes:
-            changes["mirrored_labels"] = mirrored_labels(classes)
+            changes["mirrored_labels"] = mirrored_labels(classes, set((self.one_handed or "").split(",")) - {""})
         options = {"unit": self.unit, "up": self.up}
         dataset = ActionDataset(
             repeat_rare(train, self.balance),

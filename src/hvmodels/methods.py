@@ -175,6 +175,7 @@ TASKS = {
             auto_model="AutoModelForVideoClassification",
             input_type="multimodal",
             hub_tag="skeleton-action-recognition",
+            default_model="assets/skeletal-gnn-actions",
         ),
         Task(
             name="time-series-forecasting",

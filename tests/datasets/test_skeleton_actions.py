@@ -228,6 +228,9 @@ def test_nothing_changes_by_default():
 def test_mirror():
     classes = ["walk", "wave-left-hand", "wave-right-hand", "turn-left"]
     assert mirrored_labels(classes) == [0, 2, 1, 3]  # there is no turn to the right
+    assert mirrored_labels(classes, ["turn-left"]) == [0, 2, 1, -1]
+    with pytest.raises(ValueError, match="`one_handed` must be of the actions"):
+        mirrored_labels(classes, ["bye"])
     poses = walker().skeletons
     mirrored = mirror(poses, HUMAN36M17)
     np.testing.assert_array_equal(mirror(mirrored, HUMAN36M17), poses)
@@ -238,6 +241,9 @@ def test_mirror():
     result = change(sequence, HUMAN36M17, np.random.default_rng(0))
     assert result.label == 2
     np.testing.assert_array_equal(result.skeletons, mirrored)
+    kept = ActionAugmentation(mirror=1.0, mirrored_labels=[0, -1])(sequence, HUMAN36M17, np.random.default_rng(0))
+    assert kept.label == 1
+    np.testing.assert_array_equal(kept.skeletons, poses)
 
 
 def test_crop():
@@ -336,6 +342,9 @@ def test_dataset_of_ctr():
         turned[0]["skeleton_values"].norm(dim=0), test[0]["skeleton_values"].norm(dim=0), rtol=1e-4, atol=1e-4
     )
     assert training.extractor.keypoints is NTU25
+    for options in ({"unit": "millimetre"}, {"keypoint_names": "ntu25"}):
+        with pytest.raises(ValueError, match="of NTU RGB\\+D in metres"):
+            ActionDataset(sequences, extractor, ctr_rotation=0.3, **options)
 
 
 @pytest.mark.parametrize(

@@ -249,12 +249,25 @@ def _read_arrays(path: str | PathLike, *names: str) -> list[np.ndarray]:
         raise ValueError(f"`path` {str(path)!r} must be an `.npz` archive without pickles: {error}") from error
 
 
-def mirrored_labels(classes: Sequence[str]) -> list[int]:
-    """For each action the one that its mirror image shows: left and right in its name exchanged, else itself."""
-    sides = {"left": "right", "right": "left"}
+def mirrored_labels(classes: Sequence[str], one_handed: Iterable[str] = ()) -> list[int]:
+    """For each action the one that its mirror image shows: left and right in its name exchanged, else itself.
+
+    Args:
+        classes: Names of the actions.
+        one_handed: Names of those that are always done by the same hand, whose mirror image is no action of the data: -1.
+
+    Raises:
+        ValueError: If such a name is not one of the actions.
+    """
+    one_handed, sides = set(one_handed), {"left": "right", "right": "left"}
+    if unknown := one_handed - set(classes):
+        raise ValueError(f"`one_handed` must be of the actions {list(classes)}; {sorted(unknown)} are not.")
     index_of = {name: index for index, name in enumerate(classes)}
     mirrored = ["".join(sides.get(word, word) for word in re.split(r"(left|right)", name)) for name in classes]
-    return [index_of.get(name, index) for index, name in enumerate(mirrored)]
+    return [
+        -1 if name in one_handed else index_of.get(other, index)
+        for index, (name, other) in enumerate(zip(classes, mirrored, strict=True))
+    ]
 
 
 def mirror(skeletons: np.ndarray, keypoints: KeypointSet) -> np.ndarray:
@@ -270,7 +283,7 @@ class ActionAugmentation:
         crop: Least share of the frames that is kept, at a random place.
         speed: Range of the factor of time is from 1 / (1 + speed) to 1 + speed, varying along the sequence.
         mirror: Probability of the mirror image, whose label `mirrored_labels` gives.
-        mirrored_labels: Action of the mirror image of each action; None keeps labels.
+        mirrored_labels: Action of the mirror image of each action, -1 for those that are not mirrored; None keeps labels.
         rotation: Largest angle around each of the axes, in radians.
         bone_scale: Standard deviation of the relative length of bones, left and right alike.
         bend: Standard deviation of the angle, in radians, by which each bone and what hangs on it is turned for the whole
@@ -304,9 +317,9 @@ class ActionAugmentation:
             poses = poses[:, start : start + length]
         if self.speed:
             poses = _change_speed(poses, self.speed, generator)
-        if self.mirror and generator.random() < self.mirror:
-            poses = mirror(poses, keypoints)
-            label = label if self.mirrored_labels is None else self.mirrored_labels[label]
+        mirrored = label if self.mirrored_labels is None else self.mirrored_labels[label]
+        if mirrored >= 0 and self.mirror and generator.random() < self.mirror:
+            poses, label = mirror(poses, keypoints), mirrored
         if self.amplitude:
             slow = np.stack([smooth_trajectory(person, SLOW_FRAMES) for person in poses])
             poses = slow + np.exp(generator.uniform(-1, 1) * np.log1p(self.amplitude)) * (poses - slow)
@@ -396,6 +409,11 @@ class ActionDataset(torch.utils.data.Dataset):
             raise ValueError(
                 f"`ctr_crop` and `ctr_rotation` are for the normalisation 'ctr', and the extractor's is "
                 f"{extractor.normalization!r}."
+            )
+        if (ctr_crop or ctr_rotation) and (unit != "metre" or keypoint_names is not None):
+            raise ValueError(
+                "`ctr_crop` and `ctr_rotation` are for the joints of NTU RGB+D in metres; leave out `unit` and `keypoint_names`, "
+                f"got {unit!r} and {keypoint_names!r}."
             )
         self.sequences, self.extractor = list(sequences), extractor
         self.options = {"keypoint_names": keypoint_names, "unit": unit, "up": up}

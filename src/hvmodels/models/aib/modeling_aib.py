@@ -32,7 +32,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .attention_aib import AIBAttention, standard_normal
 from .configuration_aib import AIBConfig
-from .networks_aib import build_networks
+from .networks_aib import MINIMUM_SIDES, build_networks
 
 
 @dataclass
@@ -223,6 +223,12 @@ class AIBModel(AIBPreTrainedModel):
                 f"`pixel_values` must have the shape (batch, {config.num_channels}, height, width) without empty axes, got "
                 f"{tuple(pixel_values.shape)}; the image processor makes them."
             )
+        minimum = MINIMUM_SIDES[config.backbone_type]
+        if min(pixel_values.shape[2:]) < minimum:
+            raise ValueError(
+                f"`pixel_values` must have sides of {minimum} pixels or more for {config.backbone_type!r}, got "
+                f"{pixel_values.shape[2]} x {pixel_values.shape[3]}."
+            )
         given = (num_samples, generator, attention_noise, latent_noise)
         stochastic = self.training or config.stochastic_eval or any(value is not None for value in given)
         if num_samples is None:
@@ -239,15 +245,7 @@ class AIBModel(AIBPreTrainedModel):
         # Channels last in memory is faster, but batch statistics come out less exact then.
         memory_format = torch.contiguous_format if self.training else torch.channels_last
         pixel_values = pixel_values.to(self.dtype).contiguous(memory_format=memory_format)
-        try:
-            features = self.backbone(pixel_values)
-        except RuntimeError as error:
-            if "too small" not in str(error) and "smaller than" not in str(error):
-                raise
-            raise ValueError(
-                f"`pixel_values` of {pixel_values.shape[2]} x {pixel_values.shape[3]} pixels are too small for "
-                f"{config.backbone_type!r}: {error}"
-            ) from error
+        features = self.backbone(pixel_values)
         attention = self.attention(features, num_samples, attention_noise, generator, stochastic)
         statistics = self.statistics(self.encoder(attention.attended_features))
         mean, spread = statistics.chunk(2, dim=-1)
