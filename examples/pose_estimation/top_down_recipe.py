@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
+from optimization import ExponentialMovingAverage
 from pose_recipe import LastWeightsRun, ShuffledShare, option, read_json_option, read_keypoint_set
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -241,6 +242,10 @@ class TopDownRecipe:
             return torch.optim.Adam(decayed + others, self.learning_rate)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, self.learning_rate)
+
+    def make_average(self) -> ExponentialMovingAverage | None:
+        """Moving average of the weights, if there is one."""
+        return ExponentialMovingAverage(self.average_decay) if self.average_decay else None
 
     def make_scheduler(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LambdaLR:
         """Factor of the learning rate at each step."""

@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None):
     model.to(args.device)
     loader = recipe.training_loader(data, args.world_size, args.process_index)
     optimizer = recipe.make_optimizer(model)
-    average = ExponentialMovingAverage(recipe.average_decay) if recipe.average_decay else None
+    average = recipe.make_average()
     callbacks = [EpochCallback(data.train, loader.batch_sampler)]
     if recipe.first_epochs:
         callbacks.append(CropSize(recipe, data.train))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import send_to_device
-from optimization import ExponentialMovingAverage, TensorClipping
+from optimization import TensorClipping
 from pose_recipe import LastWeightsRun, claim_output_dir, parse_arguments
 from top_down_recipe import TopDownData, TopDownRecipe
 
@@ -24,7 +24,7 @@ def train(
     optimizer = recipe.make_optimizer(model)
     scheduler = recipe.make_scheduler(optimizer, steps)
     parallel_model, optimizer = accelerator.prepare(model, optimizer)
-    average = ExponentialMovingAverage(recipe.average_decay) if recipe.average_decay else None
+    average = recipe.make_average()
     if average is not None:
         average.start(model)
     clipping = TensorClipping(recipe.max_tensor_norm) if recipe.max_tensor_norm else None

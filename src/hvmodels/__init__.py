@@ -4,6 +4,7 @@
 """
 
 from .methods import METHODS, TASKS, default_model, register
+from .models.aib import AIBAttention, AIBConfig, AIBForImageClassification, AIBImageProcessor, AIBModel
 from .models.ed_pose import EDPoseConfig, EDPoseForPoseEstimation, EDPoseImageProcessor, EDPoseModel
 from .models.forecasting import (
     LTSFLinearConfig,
@@ -23,21 +24,35 @@ from .models.pose_sequence import (
     DeciWatchForPoseRecovery,
     DeciWatchModel,
     MartinezFCNConfig,
+    MartinezFCNFeatureExtractor,
     MartinezFCNForPoseLifting,
     MartinezFCNModel,
+    PoseLiftingFeatureExtractor,
+    SkeletalGNNActionConfig,
+    SkeletalGNNActionModel,
+    SkeletalGNNConfig,
+    SkeletalGNNFeatureExtractor,
+    SkeletalGNNForActionRecognition,
+    SkeletalGNNForPoseLifting,
+    SkeletalGNNModel,
+    SkeletonActionFeatureExtractor,
     SmoothNetConfig,
     SmoothNetFeatureExtractor,
     SmoothNetForPoseRefinement,
     SmoothNetModel,
     VideoPose3DConfig,
+    VideoPose3DFeatureExtractor,
     VideoPose3DForPoseLifting,
     VideoPose3DModel,
 )
 from .models.rle import EfficientNetLiteConfig, RLEConfig, RLEForPoseEstimation, RLEImageProcessor, RLELoss, RLEModel
 from .models.vitkd import ViTKDConfig, ViTKDForImageClassification, ViTKDImageProcessor, ViTKDModel
 from .pipelines import (
+    AttentionImageClassificationPipeline,
     PoseEstimationPipeline,
+    PoseLiftingPipeline,
     PoseRefinementPipeline,
+    SkeletonActionRecognitionPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
 )
@@ -51,6 +66,12 @@ register()
 __all__ = [
     "METHODS",
     "TASKS",
+    "AIBAttention",
+    "AIBConfig",
+    "AIBForImageClassification",
+    "AIBImageProcessor",
+    "AIBModel",
+    "AttentionImageClassificationPipeline",
     "DeciWatchConfig",
     "DeciWatchFeatureExtractor",
     "DeciWatchForPoseRecovery",
@@ -65,9 +86,12 @@ __all__ = [
     "LTSFLinearForPrediction",
     "LTSFLinearModel",
     "MartinezFCNConfig",
+    "MartinezFCNFeatureExtractor",
     "MartinezFCNForPoseLifting",
     "MartinezFCNModel",
     "PoseEstimationPipeline",
+    "PoseLiftingFeatureExtractor",
+    "PoseLiftingPipeline",
     "PoseRefinementPipeline",
     "PoseSequence",
     "PoseTrack",
@@ -80,6 +104,15 @@ __all__ = [
     "SCINetFeatureExtractor",
     "SCINetForPrediction",
     "SCINetModel",
+    "SkeletalGNNActionConfig",
+    "SkeletalGNNActionModel",
+    "SkeletalGNNConfig",
+    "SkeletalGNNFeatureExtractor",
+    "SkeletalGNNForActionRecognition",
+    "SkeletalGNNForPoseLifting",
+    "SkeletalGNNModel",
+    "SkeletonActionFeatureExtractor",
+    "SkeletonActionRecognitionPipeline",
     "SmoothNetConfig",
     "SmoothNetFeatureExtractor",
     "SmoothNetForPoseRefinement",
@@ -91,6 +124,7 @@ __all__ = [
     "ViTKDImageProcessor",
     "ViTKDModel",
     "VideoPose3DConfig",
+    "VideoPose3DFeatureExtractor",
     "VideoPose3DForPoseLifting",
     "VideoPose3DModel",
     "VideoPoseEstimationPipeline",

@@ -42,11 +42,25 @@ POSE_OPTIONS = {
     "keypoint_threshold",
     "flip_test",
 }
-VIDEO_OPTIONS = {"interval", "poses", "smooth", "recover", "max_gap", "frame_rate", "layout", "trails"}
+VIDEO_OPTIONS = {
+    "interval",
+    "poses",
+    "smooth",
+    "recover",
+    "max_gap",
+    "frame_rate",
+    "lift",
+    "actions",
+    "output_3d",
+    "output_page",
+    "layout",
+    "trails",
+}
 PREDICT_OPTIONS = {
     "time-series-forecasting": {"prediction_length", "interval", "period", "missing_values"},
     "pose-estimation": POSE_OPTIONS,
     "video-pose-estimation": POSE_OPTIONS | VIDEO_OPTIONS,
+    "pose-lifting": {"batch_size", "flip_test", "frame_rate", "image_size"},
     "pose-refinement": {"batch_size", "frame_rate"},
 }
 
@@ -89,7 +103,7 @@ def predict(
             help="CSV file of a series with one row a time step, an embedded example if absent; "
             "or, for poses, an image, a folder of images, or a URL, a portrait from matplotlib if absent; "
             "or a video, with --task video-pose-estimation also a folder of frames or the number of a camera; "
-            "or a file of tracked poses to refine."
+            "or a file of tracked poses to refine, or with --task pose-lifting to lift to 3D."
         ),
     ] = None,
     model: Annotated[
@@ -98,14 +112,16 @@ def predict(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="CSV file for the forecast; JSON file for poses; .npz or .json file for poses of a video or refined ones."
+            help="CSV file for the forecast; JSON file for poses; .npz or .json file for poses of a video, refined or lifted "
+            "ones."
         ),
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
             help="Picture file (png, pdf, svg) of history and forecast; for poses the picture with them, "
-            "or a folder for such pictures; for a video the video (mp4) with them."
+            "or a folder for such pictures; for a video the video (mp4) with them; for lifted poses a picture of some, or a "
+            "page (html) in which they can be turned."
         ),
     ] = None,
     prediction_length: Annotated[int | None, typer.Option(help="Steps to forecast.")] = None,
@@ -156,7 +172,8 @@ def predict(
     flip_test: Annotated[
         bool | None,
         typer.Option(
-            help="Poses by top-down models: average with the mirrored crops, in twice the time.", show_default=False
+            help="Poses by top-down models, and lifting: average with the mirror image, in twice the time.",
+            show_default=False,
         ),
     ] = None,
     poses: Annotated[
@@ -184,12 +201,34 @@ def predict(
     ] = None,
     frame_rate: Annotated[
         float | None,
-        typer.Option(help="Videos: resample to so many frames a second. Poses to refine: what they have."),
+        typer.Option(help="Videos: resample to so many frames a second. Poses to refine or lift: what they have."),
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(help="Poses to lift: width and height of the picture, 1920x1080, if the file lacks them."),
+    ] = None,
+    lift: Annotated[
+        str | None,
+        typer.Option(
+            help="Videos: lift the poses to 3D by a lifting model's folder or repository, or by the embedded one: default."
+        ),
+    ] = None,
+    actions: Annotated[
+        str | None,
+        typer.Option(
+            help="Videos: tell what persons do by an action model's folder or repository, or by the embedded one: default."
+        ),
+    ] = None,
+    output_3d: Annotated[
+        Path | None, typer.Option(help="Videos with --lift: .npz or .json file for the poses in space.")
+    ] = None,
+    output_page: Annotated[
+        Path | None, typer.Option(help="Videos with --lift: page (.html) in which the persons can be turned.")
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Videos: overlay or side_by_side, of the drawn video.")] = None,
     trails: Annotated[int | None, typer.Option(help="Videos: frames for which persons leave a trail.")] = None,
 ):
-    """Forecast a series, in its own units and dates; find the persons in images and videos; refine tracked poses."""
+    """Forecast a series, in its own units and dates; find the persons in images and videos; refine or lift their poses."""
     task = _task_of(task, model, data)
     common = ("data", "model", "output", "plot", "task")
     options = {
@@ -200,6 +239,7 @@ def predict(
         "time-series-forecasting": _forecast,
         "pose-estimation": _predict_poses,
         "video-pose-estimation": _predict_video,
+        "pose-lifting": _lift_poses,
         "pose-refinement": _refine_poses,
     }[task]
     predict_task(data, model or default_model(task), output, plot, **options)
@@ -306,6 +346,9 @@ def _predict_video(data: str | None, model: str, output: Path | None, plot: Path
     for name in ("smooth", "recover"):
         if options.get(name) == "none":
             options[name] = None
+    for name in ("lift", "actions"):
+        if options.get(name) == "default":
+            options[name] = True
     if "interval" in options:
         if not options["interval"].is_integer():
             raise ValueError(f"`--interval` must be a number of frames for a video, got {options['interval']}.")
@@ -326,7 +369,12 @@ def _predict_video(data: str | None, model: str, output: Path | None, plot: Path
         f"looked for in {sequence.num_detected_frames}; {time.perf_counter() - start:.1f} s"
     )
     _describe_tracks(sequence)
-    for path in (output, plot):
+    for action in sequence.actions or ():
+        typer.echo(
+            f"track {action['track_id']}: frames {action['start_frame']} to {action['end_frame'] - 1} {action['label']}, "
+            f"score {action['score']:.2f}"
+        )
+    for path in (output, plot, options.get("output_3d"), options.get("output_page")):
         if path is not None:
             typer.echo(f"Wrote {path}")
 
@@ -351,6 +399,36 @@ def _refine_poses(
         output.parent.mkdir(parents=True, exist_ok=True)
         sequence.save(output)
         typer.echo(f"Wrote {output}")
+
+
+def _lift_poses(
+    data: str | None, model: str, output: Path | None, plot: Path | None, image_size: str | None = None, **options: Any
+):
+    if data is None:
+        raise ValueError("pose-lifting needs a file of 2D poses, such as the .npz of video-pose-estimation.")
+    if image_size is not None:
+        sides = image_size.lower().split("x")
+        if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+            raise ValueError(f"`--image-size` must be width and height such as 1920x1080, got {image_size!r}.")
+        options["image_size"] = tuple(map(int, sides))
+    sequence = pipeline("pose-lifting", model=model)(data, **options)
+    typer.echo(
+        f"{data}: {sequence.num_frames} frames, {len(sequence.keypoint_names)} joints in metres from the pelvis"
+    )
+    _describe_tracks(sequence)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        sequence.save(output)
+        typer.echo(f"Wrote {output}")
+    if plot is not None:
+        from .visualization.pose_3d import plot_poses_3d, write_pose_page
+
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        if plot.suffix.lower() in (".html", ".htm"):
+            write_pose_page(plot, sequence, title=Path(data).name)
+        else:
+            plot_poses_3d(sequence).savefig(plot, dpi=120)
+        typer.echo(f"Wrote {plot}")
 
 
 def _describe_tracks(sequence: Any):

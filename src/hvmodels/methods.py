@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import transformers
 from transformers import AutoConfig, AutoModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .models import ed_pose, forecasting, pose_sequence, rle, vitkd
+from .models import aib, ed_pose, forecasting, pose_sequence, rle, vitkd
 from .pipelines import (
+    AttentionImageClassificationPipeline,
     PoseEstimationPipeline,
+    PoseLiftingPipeline,
     PoseRefinementPipeline,
+    SkeletonActionRecognitionPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
 )
@@ -30,7 +34,8 @@ class Task:
         pipeline: Pipeline class.
         auto_model: Name of the Auto class that loads its models.
         input_type: transformers' kind of input (`"multimodal"` where none fits).
-        hub_tag: The Hub's own tag for the task, `pipeline_tag` of a model card.
+        hub_tag: The Hub's own tag for the task, `pipeline_tag` of a model card; an alias of `name`, unless transformers
+            has a task of that name.
         default_model: Folder inside the package with the model that needs no network, or None.
     """
 
@@ -103,9 +108,43 @@ NUMPY_ARRAYS = (
     ),
 )
 
+
+class ForgottenRandomState:
+    """Stands for NumPy's random state and what it consists of, which training code keeps beside the weights; it is empty."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+RANDOM_STATES = tuple(
+    (ForgottenRandomState, f"numpy.random.{name}")
+    for name in (
+        "_pickle.__randomstate_ctor",
+        "_pickle.__bit_generator_ctor",
+        "_mt19937.MT19937",
+        "__RandomState_ctor",  # of NumPy before 1.17
+    )
+)
+
+# mmengine's logged numbers, which are kept as attributes of no meaning; where they name a method, nothing is looked up.
+MMENGINE_LOGS = (
+    (Namespace, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (lambda owner, name: None, "builtins.getattr"),
+)
+
 TASKS = {
     task.name: task
     for task in (
+        Task(
+            name="attention-image-classification",
+            pipeline=AttentionImageClassificationPipeline,
+            auto_model="AutoModelForImageClassification",
+            input_type="image",
+            hub_tag="image-classification",
+        ),
         Task(
             name="pose-estimation",
             pipeline=PoseEstimationPipeline,
@@ -115,12 +154,28 @@ TASKS = {
             default_model="assets/rle-lite0-halpe19",
         ),
         Task(
+            name="pose-lifting",
+            pipeline=PoseLiftingPipeline,
+            auto_model="AutoModelForTimeSeriesPrediction",
+            input_type="multimodal",
+            hub_tag="pose-lifting",
+            default_model="assets/skeletal-gnn-lifter",
+        ),
+        Task(
             name="pose-refinement",
             pipeline=PoseRefinementPipeline,
             auto_model="AutoModelForTimeSeriesPrediction",
             input_type="multimodal",
             hub_tag="pose-refinement",
             default_model="assets/smoothnet-any-pose",
+        ),
+        Task(
+            name="skeleton-action-recognition",
+            pipeline=SkeletonActionRecognitionPipeline,
+            auto_model="AutoModelForVideoClassification",
+            input_type="multimodal",
+            hub_tag="skeleton-action-recognition",
+            default_model="assets/skeletal-gnn-actions",
         ),
         Task(
             name="time-series-forecasting",
@@ -182,6 +237,19 @@ METHODS = {
             checkpoint_types=(Namespace,),
         ),
         Method(
+            name="aib",
+            title="AIB (attentive information bottleneck)",
+            paper="2108.03418",
+            original="ashleylqx/AIB",
+            config=aib.AIBConfig,
+            model=aib.AIBModel,
+            heads={"AutoModelForImageClassification": aib.AIBForImageClassification},
+            image_processor=aib.AIBImageProcessor,
+            task="attention-image-classification",
+            converter="aib:convert",
+            checkpoint_types=(Namespace,),
+        ),
+        Method(
             name="rle",
             title="RLE (residual log-likelihood estimation)",
             paper="2107.11291",
@@ -207,6 +275,30 @@ METHODS = {
             converter="smoothnet:convert",
         ),
         Method(
+            name="skeletal-gnn",
+            title="Skeletal-GNN",
+            paper="2108.07181",
+            original="ailingzengzzz/Skeletal-GNN",
+            config=pose_sequence.SkeletalGNNConfig,
+            model=pose_sequence.SkeletalGNNModel,
+            heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SkeletalGNNForPoseLifting},
+            feature_extractor=pose_sequence.SkeletalGNNFeatureExtractor,
+            task="pose-lifting",
+            converter="skeletal_gnn:convert",
+        ),
+        Method(
+            name="skeletal-gnn-action",
+            title="Skeletal-GNN for actions",
+            paper="2108.07181",
+            original="ailingzengzzz/Skeletal-GNN",
+            config=pose_sequence.SkeletalGNNActionConfig,
+            model=pose_sequence.SkeletalGNNActionModel,
+            heads={"AutoModelForVideoClassification": pose_sequence.SkeletalGNNForActionRecognition},
+            feature_extractor=pose_sequence.SkeletonActionFeatureExtractor,
+            task="skeleton-action-recognition",
+            converter="skeletal_gnn:convert",
+        ),
+        Method(
             name="deciwatch",
             title="DeciWatch",
             paper="2203.08713",
@@ -227,6 +319,8 @@ METHODS = {
             model=vitkd.ViTKDModel,
             heads={"AutoModelForImageClassification": vitkd.ViTKDForImageClassification},
             image_processor=vitkd.ViTKDImageProcessor,
+            converter="vitkd:convert",
+            checkpoint_types=(*NUMPY_ARRAYS, *MMENGINE_LOGS),
         ),
         Method(
             name="videopose3d",
@@ -236,6 +330,10 @@ METHODS = {
             config=pose_sequence.VideoPose3DConfig,
             model=pose_sequence.VideoPose3DModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.VideoPose3DForPoseLifting},
+            feature_extractor=pose_sequence.VideoPose3DFeatureExtractor,
+            task="pose-lifting",
+            converter="videopose3d:convert",
+            checkpoint_types=(*NUMPY_ARRAYS, *RANDOM_STATES),
         ),
         Method(
             name="martinez-fcn",
@@ -245,6 +343,10 @@ METHODS = {
             config=pose_sequence.MartinezFCNConfig,
             model=pose_sequence.MartinezFCNModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.MartinezFCNForPoseLifting},
+            feature_extractor=pose_sequence.MartinezFCNFeatureExtractor,
+            task="pose-lifting",
+            converter="martinez_fcn:convert",
+            checkpoint_types=NUMPY_ARRAYS,
         ),
     )
 }
@@ -292,6 +394,10 @@ def register():
         AutoModel.register(method.config, method.model)
         for auto_class, head in method.heads.items():
             getattr(transformers, auto_class).register(method.config, head)
+        classifier = method.heads.get("AutoModelForImageClassification")
+        if classifier is not None:
+            # transformers' pipeline looks here, and calls models that it does not find unsupported, though they work.
+            MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[method.config.model_type] = classifier.__name__
         if method.feature_extractor is not None:
             transformers.AutoFeatureExtractor.register(method.config, method.feature_extractor)
         if method.image_processor is not None:
@@ -312,7 +418,8 @@ def register():
             default=default,
             type=task.input_type,
         )
-        if task.hub_tag != task.name:
+        # A tag that is a task of transformers' own stays that task.
+        if task.hub_tag != task.name and task.hub_tag not in PIPELINE_REGISTRY.supported_tasks:
             PIPELINE_REGISTRY.task_aliases[task.hub_tag] = task.name
 
 

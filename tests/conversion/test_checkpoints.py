@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 
 from hvmodels import LTSFLinearFeatureExtractor, LTSFLinearForPrediction, LTSFLinearModel
 from hvmodels.conversion import convert_checkpoint, read_checkpoint
-from hvmodels.conversion.checkpoints import read_original_config
+from hvmodels.conversion.checkpoints import read_original_config, read_python_config, stored_options
 
 
 WEIGHTS = OrderedDict({"Linear.weight": torch.arange(32.0).reshape(4, 8), "Linear.bias": torch.arange(4.0)})
@@ -149,3 +149,42 @@ def test_a_failure_while_saving_leaves_nothing(error, failing, exists, checkpoin
     assert {path.name for path in tmp_path.rglob("*")} == {"checkpoint.pth"} | ({"output"} if exists else set())
     convert_checkpoint("ltsf-linear", checkpoint, output, OPTIONS)
     assert (output / "model.safetensors").is_file()
+
+
+# Options
+
+
+def test_python_text_is_read_and_not_run(tmp_path):
+    victim = tmp_path / "victim"
+    text = f"""
+import os
+model = dict(type='DeiT', arch=dict(num_heads=3, drop=-1e-3), sizes=(1, [2, None]), **dict(depth=2))
+names = dict({{'a': True}}, b='x')
+pipeline = [dict(scale=256), {{'crop': 224}}]
+lr = 1e-3
+called = dict(value=os.system('touch {victim}'))
+other = open({str(victim)!r}, 'w')
+unknown = lr
+"""
+    assert read_python_config(text) == {
+        "model": {"type": "DeiT", "arch": {"num_heads": 3, "drop": -1e-3}, "sizes": (1, [2, None]), "depth": 2},
+        "names": {"a": True, "b": "x"},
+        "pipeline": [{"scale": 256}, {"crop": 224}],
+        "lr": 1e-3,
+    }
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("text", [None, 3, "", "model = dict(", "\0", "(" * 10_000, "x = " + "-" * 10_000 + "1"])
+def test_text_that_is_no_configuration(text):
+    assert read_python_config(text) == {}
+
+
+def test_options_of_mmengine():
+    content = {"meta": {"cfg": "lr = 1", "dataset_meta": {"classes": ("a", "b")}}, "args": {"width": 3}}
+    assert stored_options(content) == {"config_text": "lr = 1", "class_names": ("a", "b"), "width": 3}
+    assert stored_options({"meta": {"config": "lr = 1", "CLASSES": ["a"]}}) == {
+        "config_text": "lr = 1",
+        "class_names": ["a"],
+    }
+    assert stored_options({"meta": 3}) == stored_options([]) == {}

@@ -1,5 +1,6 @@
 """Read a foreign checkpoint safely and write the converted model, or nothing at all."""
 
+import ast
 import json
 import pickle
 import re
@@ -8,6 +9,7 @@ import tempfile
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from ..methods import METHODS
 
 
-WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
+WRAPPER_KEYS = ("state_dict", "model", "model_state_dict", "model_pos")
 
 
 def open_checkpoint(path: str | PathLike, allowed_types: Sequence[type] = ()) -> Any:
@@ -65,7 +68,7 @@ def open_checkpoint(path: str | PathLike, allowed_types: Sequence[type] = ()) ->
 def take_weights(content: Any, path: str | PathLike, entry: str | None = None) -> dict[str, torch.Tensor]:
     """Take the weights out of what `open_checkpoint` gives.
 
-    A wrapper dictionary (`state_dict`, `model`) and the prefix `module.` of a parallel model are taken off.
+    A wrapper dictionary (`state_dict`, `model`, `model_states` with `net`) and the prefix `module.` of a parallel model are taken off.
 
     Args:
         content: What the file holds.
@@ -75,6 +78,8 @@ def take_weights(content: Any, path: str | PathLike, entry: str | None = None) -
     Raises:
         ValueError: If the entry is absent, holds anything but tensors, or values that are not finite.
     """
+    if isinstance(content, Mapping) and isinstance(content.get("model_states"), Mapping):
+        content, entry = content["model_states"], entry or "net"  # of several networks side by side
     if entry is not None:
         if not isinstance(content, Mapping) or not isinstance(content.get(entry), Mapping):
             found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
@@ -108,12 +113,96 @@ def read_checkpoint(
     return take_weights(open_checkpoint(path, allowed_types), path, entry)
 
 
+def check_fits(state_dict: Mapping[str, torch.Tensor], model: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Check that converted weights are those of a model.
+
+    Args:
+        state_dict: Weights by our names.
+        model: The model, which may be on the meta device.
+        prefix: What the names of the weights have before those of the model.
+
+    Returns:
+        The weights, with a count of 0 where a batch norm of an old file counts no batches.
+
+    Raises:
+        ValueError: If weights are missing or surplus, a shape differs, or floating-point dtypes differ.
+    """
+    expected = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    state_dict = dict(state_dict)
+    for name, tensor in expected.items():
+        if name.endswith(".num_batches_tracked"):
+            state_dict.setdefault(name, torch.zeros((), dtype=tensor.dtype))
+    missing, surplus = sorted(expected.keys() - state_dict.keys()), sorted(state_dict.keys() - expected.keys())
+    if missing or surplus:
+        raise ValueError(f"`checkpoint`: the weights {missing[:6]} are missing, and {surplus[:6]} have no place.")
+    dtypes = set()
+    for name, tensor in state_dict.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"`checkpoint`: {name!r} has the shape {tuple(tensor.shape)}, but the other weights ask for "
+                f"{tuple(expected[name].shape)}."
+            )
+        if expected[name].is_floating_point():
+            dtypes.add(tensor.dtype)
+        elif tensor.is_floating_point():
+            raise ValueError(f"`checkpoint`: {name!r} must be an integer, got {tensor.dtype}.")
+    if len(dtypes) != 1 or not all(dtype.is_floating_point for dtype in dtypes):
+        raise ValueError(
+            f"`checkpoint`: all weights must have the same floating-point dtype, got {sorted(map(str, dtypes))}."
+        )
+    return state_dict
+
+
 def stored_options(content: Any) -> dict[str, Any]:
-    """The options that training code keeps beside the weights, under `args` or `hyper_parameters`; empty if none."""
+    """The options that training code keeps beside the weights; empty if there are none.
+
+    They are under `args` or `hyper_parameters`. mmengine keeps its configuration as text under `meta`; it is given as
+    `config_text`, see `read_python_config`, and the names of the classes as `class_names`.
+    """
     options = {}
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    if isinstance(meta, Mapping):
+        dataset = meta.get("dataset_meta")
+        names = dataset.get("classes", dataset.get("CLASSES")) if isinstance(dataset, Mapping) else meta.get("CLASSES")
+        found = {"config_text": meta.get("cfg", meta.get("config")), "class_names": names}
+        options = {name: value for name, value in found.items() if value is not None}
     for key in ("args", "hyper_parameters"):
         found = content.get(key) if isinstance(content, Mapping) else None
         options |= vars(found) if isinstance(found, Namespace) else found if isinstance(found, Mapping) else {}
+    return options
+
+
+def read_python_config(text: Any) -> dict[str, Any]:
+    """Values of a configuration that is Python text, as mmengine keeps it in checkpoints; none of it is run.
+
+    Only literals and `dict(...)` of literals count; anything else is left out, and text that is no Python gives nothing.
+    """
+
+    def evaluate(node: ast.expr) -> Any:
+        match node:
+            case ast.Call(func=ast.Name(id="dict"), args=arguments, keywords=keywords) if len(arguments) < 2:
+                values = dict(evaluate(arguments[0])) if arguments else {}
+                for keyword in keywords:
+                    value = evaluate(keyword.value)
+                    values |= value if keyword.arg is None else {keyword.arg: value}
+                return values
+            case ast.Dict(keys=keys, values=values):
+                return {evaluate(key): evaluate(value) for key, value in zip(keys, values, strict=True)}
+            case ast.List(elts=elements):
+                return [evaluate(element) for element in elements]
+            case ast.Tuple(elts=elements):
+                return tuple(evaluate(element) for element in elements)
+            case _:
+                return ast.literal_eval(node)
+
+    options = {}
+    if isinstance(text, str):
+        with suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+            for statement in ast.parse(text).body:
+                match statement:
+                    case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                        with suppress(ValueError, TypeError, RecursionError, MemoryError):
+                            options[name] = evaluate(value)
     return options
 
 
@@ -178,13 +267,15 @@ def convert_checkpoint(
     content = open_checkpoint(checkpoint, METHODS[method].checkpoint_types)
     weights = take_weights(content, checkpoint, entry)
     options = {**stored_options(content), **options}
-    model, processor = METHODS[method].load_converter()(weights, options, source=Path(checkpoint))
+    model, processor, *others = METHODS[method].load_converter()(weights, options, source=Path(checkpoint))
+    folders = {"": (model, processor), **(others[0] if others else {})}
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     # Written aside and renamed, so that an interruption leaves no half of a model.
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as folder:
         staging = Path(folder) / "model"
-        model.save_pretrained(staging)
-        processor.save_pretrained(staging)
+        for name, (model, processor) in folders.items():
+            model.save_pretrained(staging / name)
+            processor.save_pretrained(staging / name)
         if output_dir.exists():
             output_dir.rmdir()
         shutil.move(staging, output_dir)

@@ -38,6 +38,7 @@ from .interpolation_pose_sequence import interpolate_missing
 
 LIFTING_UNITS = ("pixel", "screen")
 AXES = ("camera", "world", "upright")
+UNSEEN_JOINTS = ("raise", "nan")
 LARGEST_SCREEN_COORDINATE = 3.0
 # How much longer the bones are, all together, if joints of a person stand in another order than is said.
 WRONG_ORDER = 1.3
@@ -52,11 +53,13 @@ class LiftingTrack:
         track_id: Key of the track in the input, None if it had none.
         missing: (frames, joints) bool, where the model's joint was put together from other frames.
         scores: (frames, joints) confidence, 0 where missing; None if the input had none.
+        complete: Whether every joint was seen in some frame; else there is nothing to lift.
     """
 
     track_id: Hashable | None
     missing: np.ndarray
     scores: np.ndarray | None = None
+    complete: bool = True
 
 
 def pad_windows(keypoints: np.ndarray, num_frames: int, causal: bool = False) -> np.ndarray:
@@ -109,13 +112,16 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         num_frames: Frames of the model's window, as its configuration says.
         causal: Whether a window ends with the frame it is for; else it is the middle one.
         keypoint_names: Joints of the model in its order, Human3.6M's 17 by default.
-        root_index: Joint that the model's positions are relative to.
+        root_index: Joint of the result that the model's positions are relative to; None for places in the camera's frame.
         flip_test: Whether the mean of a pose and of its unflipped mirror image is taken, at twice the work.
         score_threshold: Least score of a joint that counts as seen.
         focal_length: Of the training cameras, in widths of the picture; None if they differ or it is not known. Human3.6M's
             is 1.145.
+        unseen_joints: What becomes of a track that does not tell one of the model's joints in any frame: an error (`"raise"`),
+            or poses that are all NaN (`"nan"`).
         allow_upside_down: Whether persons who stand on their head in nearly all frames are lifted; else they are an
             error, since most often y points up.
+        output_keypoint_names: Joints of the result, for a model that reads other ones; those of `keypoint_names` if None.
 
     Raises:
         ValueError: On settings out of range.
@@ -128,11 +134,13 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         num_frames: int = 1,
         causal: bool = False,
         keypoint_names: list[str] | None = None,
-        root_index: int = 0,
+        root_index: int | None = 0,
         flip_test: bool = True,
         score_threshold: float = 0.2,
         focal_length: float | None = None,
+        unseen_joints: Literal["raise", "nan"] = "raise",
         allow_upside_down: bool = False,
+        output_keypoint_names: list[str] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -146,10 +154,14 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"`score_threshold` must be a finite number, got {score_threshold!r}.")
         if focal_length is not None and (not is_number(focal_length) or focal_length <= 0):
             raise ValueError(f"`focal_length` must be a positive number of picture widths, got {focal_length!r}.")
+        if unseen_joints not in UNSEEN_JOINTS:
+            raise ValueError(f"`unseen_joints` must be one of {UNSEEN_JOINTS}, got {unseen_joints!r}.")
         self.keypoint_names = joint_names(keypoint_names) or list(HUMAN36M17.keypoints)
-        if not is_integer(root_index) or not 0 <= root_index < len(self.keypoint_names):
+        self.output_keypoint_names = joint_names(output_keypoint_names) or list(self.keypoint_names)
+        count = len(self.output_keypoint_names)
+        if root_index is not None and (not is_integer(root_index) or not 0 <= root_index < count):
             raise ValueError(
-                f"`root_index` must be one of the {len(self.keypoint_names)} joints of `keypoint_names`, got {root_index!r}."
+                f"`root_index` must be one of the {count} joints of the result, or None, got {root_index!r}."
             )
         self.num_frames = num_frames
         self.causal = causal
@@ -157,12 +169,18 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         self.flip_test = flip_test
         self.score_threshold = score_threshold
         self.focal_length = focal_length
+        self.unseen_joints = unseen_joints
         self.allow_upside_down = allow_upside_down
 
     @property
     def flip_permutation(self) -> np.ndarray:
-        """(joints,) joint of a pose for each joint of its mirror image."""
+        """(joints,) joint of a 2D pose for each joint of its mirror image."""
         return flip_permutation(len(self.keypoint_names), infer_flip_pairs(self.keypoint_names))
+
+    @property
+    def output_flip_permutation(self) -> np.ndarray:
+        """(joints,) joint of a 3D pose for each joint of its mirror image."""
+        return flip_permutation(len(self.output_keypoint_names), infer_flip_pairs(self.output_keypoint_names))
 
     def __call__(
         self,
@@ -187,7 +205,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             keypoint_names: Joints of the input: a `KeypointSet`, its name such as `"coco17"`, or names in any spelling.
                 None takes them for the model's.
             unit: `"pixel"`, y down; or `"screen"`, normalised already as `normalize_screen_coordinates` does it.
-            camera: Intrinsics of the camera, in pixels; they need the checkpoint's `focal_length`.
+            camera: Intrinsics of the camera, in pixels, and its lens' distortion if it is a `DistortedCamera`; they need the
+                checkpoint's `focal_length`.
             flip_test: In place of the extractor's own.
             track_ids: Ids of a list of tracks.
             return_tensors: `"pt"` or `"np"`.
@@ -222,7 +241,7 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             arrays.append(array)
             all_scores.append(score)
             seen.append(visible)
-        if not any(visible.any() for visible in seen):
+        if self.unseen_joints == "raise" and not any(visible.any() for visible in seen):
             raise ValueError(
                 "`keypoints` must show at least one joint; all are NaN, (0, 0) or of a score below `score_threshold` = "
                 f"{self.score_threshold}."
@@ -230,9 +249,9 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         normalize = self._normalization(arrays, seen, unit, image_size, camera)
         values, prepared = [], []
         for array, score, visible, track_id, label in zip(arrays, all_scores, seen, ids, labels, strict=True):
-            pose, missing, score = self._convert(array, score, visible, source, label)
-            values.append(normalize(pose).astype(np.float32))
-            prepared.append(LiftingTrack(track_id, missing, score))
+            pose, missing, score, complete = self._convert(array, score, visible, source, label)
+            values.append(normalize(pose).astype(np.float32) if complete else np.zeros_like(pose, dtype=np.float32))
+            prepared.append(LiftingTrack(track_id, missing, score, complete))
         longest = max(map(len, values))
         values = [np.pad(value, [(0, longest - len(value)), (0, 0), (0, 0)], mode="edge") for value in values]
         batch = np.stack(values)
@@ -263,8 +282,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             unit: Unit of the result.
 
         Returns:
-            One dict a track: `poses` (frames, joints, 3) float32, relative to the root; `missing` (frames, joints) bool,
-            where a joint was not seen in its frame and the result rests on its neighbours in time; `scores`
+            One dict a track: `poses` (frames, joints, 3) float32, relative to the root, which is at 0 whatever the model gives
+            for it; `missing` (frames, joints) bool, where a joint was not seen in its frame and the result rests on its neighbours in time; `scores`
             (frames, joints), if the input had any; `track_id`, if tracks had ids.
 
         Raises:
@@ -284,19 +303,26 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
                 f"`outputs` must have `positions_3d` of {len(tracks)} tracks (twice as many with the flip test) and {longest} "
                 f"frames, got shape {positions.shape}; does the model have `num_frames` = {self.num_frames}?"
             )
+        if positions.shape[2:] != (len(self.output_keypoint_names), 3):
+            raise ValueError(
+                f"`outputs` must have `positions_3d` of the {len(self.output_keypoint_names)} joints of "
+                f"`output_keypoint_names`, got shape {positions.shape}."
+            )
         if len(positions) > len(tracks):
             straight, mirrored = np.split(positions, 2)
-            positions = (straight + flip_poses(mirrored, self.flip_permutation)) / 2
-        positions = positions - positions[:, :, self.root_index, None]
+            positions = (straight + flip_poses(mirrored, self.output_flip_permutation)) / 2
+        if self.root_index is not None:
+            positions[:, :, self.root_index] = 0
         if axes == "upright":
             positions = np.stack([positions[..., 0], positions[..., 2], -positions[..., 1]], axis=-1)
         elif axes == "world":
-            positions = camera.to_world(positions) - camera.position
+            positions = camera.to_world(positions) - (0 if self.root_index is None else camera.position)
         if unit == "millimetre":
             positions = positions * 1000
         results = []
         for poses, track in zip(positions, tracks, strict=True):
-            result = {"poses": poses[: len(track.missing)].astype(np.float32), "missing": track.missing}
+            poses = poses[: len(track.missing)].astype(np.float32)
+            result = {"poses": poses if track.complete else np.full_like(poses, np.nan), "missing": track.missing}
             if track.scores is not None:
                 result["scores"] = track.scores
             results.append(result if track.track_id is None else {"track_id": track.track_id, **result})
@@ -386,10 +412,12 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
                 "`camera` cannot be used: the checkpoint does not say the `focal_length` of the cameras it was trained with; "
                 "pass `image_size` alone."
             )
-        return lambda keypoints: (keypoints - camera.principal_point) / camera.focal_length * (2 * self.focal_length)
+        return lambda keypoints: (
+            camera.unproject(keypoints, np.ones(keypoints.shape[:-1]))[..., :2] * (2 * self.focal_length)
+        )
 
     def _convert(self, array, score, visible, source, label):
-        """One track's poses with the model's joints, which of them were missing, and their scores."""
+        """One track's poses with the model's joints, which of them were missing, their scores, and whether all are told."""
         name = f"`keypoints`{label}"
         never = ~visible.any(axis=0)
         filled = interpolate_missing(np.where(visible[..., None], array, 0.0), ~visible)
@@ -397,7 +425,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         self._check_order(filled, source, name)
         poses = convert_keypoints(filled, source, self.keypoint_names)
         lacking = np.isnan(poses[..., 0]).any(axis=0)
-        if lacking.any():
+        complete = not lacking.any()
+        if not complete and self.unseen_joints == "raise":
             joints = [joint for joint, lacks in zip(self.keypoint_names, lacking, strict=True) if lacks]
             unseen = [joint for joint, lacks in zip(source.keypoints, never, strict=True) if lacks]
             why = f", since {unseen} are missing in all frames" if unseen else ""
@@ -405,15 +434,20 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
                 f"{name} must tell all joints of the model in some frame; {joints} cannot be had from the joints of "
                 f"{source.name!r}{why}."
             )
+        if not complete:
+            missing = np.ones((len(poses), len(self.output_keypoint_names)), dtype=bool)
+            return poses, missing, None if score is None else np.zeros(missing.shape, dtype=np.float32), False
         if not self.allow_upside_down:
             self._check_upright(poses, name)
-        weights, _ = conversion_matrix(source, self.keypoint_names, ~never)
+        weights, _ = conversion_matrix(source, self.output_keypoint_names, ~never)
+        # A joint that only the model tells rests on all of them.
+        weights[~weights.any(axis=1)] = ~never
         parts = (weights != 0).astype(np.float64)
         missing = (~visible).astype(np.float64) @ parts.T > 0
         if score is not None:
             shares = np.abs(weights) / np.abs(weights).sum(axis=1, keepdims=True)
             score = np.where(missing, 0.0, np.nan_to_num(score) @ shares.T).astype(np.float32)
-        return poses, missing, score
+        return poses, missing, score, True
 
     def _check_order(self, poses: np.ndarray, source: KeypointSet, name: str):
         """ValueError if the joints make a far shorter skeleton in the order of another set of the same size."""

@@ -217,7 +217,13 @@ class ViTKDPreTrainedModel(PreTrainedModel):
             if model is not None and not isinstance(getattr(model.config, "hidden_size", None), int):
                 taps = FeatureTaps(model, config_fields.get(f"{name}_taps"), name)
                 config_fields.setdefault(f"{name}_hidden_size", taps.hidden_size)
+        # Making a configuration of configurations sets their attention anew.
+        attentions = [
+            (given.config, given.config._attn_implementation) for given in (student, teacher) if given is not None
+        ]
         model = cls(cls.config_class(student_config=student.config, **config_fields))
+        for config, attention in attentions:
+            config._attn_implementation = attention
         model.base_model.student = student
         model.to(device=student.device, dtype=student.dtype)
         if teacher is not None:
