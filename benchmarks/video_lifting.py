@@ -61,6 +61,11 @@ def measure_clips(folder: Path, output: Path):
         print(
             f"{path.stem}: {found.num_frames} frames, {len(found.tracks)} tracks, wall {wall:.1f} s, CPU {cpu:.1f} s"
         )
+        for track in found.lifted.tracks:
+            in_sight = np.ones(len(track), bool) if track.scores is None else (track.scores > 0).any(axis=1)
+            is_between = in_sight[:-2] & in_sight[1:-1] & in_sight[2:]
+            steps = 1000 * np.linalg.norm(np.diff(track.keypoints, 2, axis=0)[is_between], axis=2).mean()
+            print(f"  track {track.track_id}: {in_sight.sum()} frames in sight, second difference {steps:.1f} mm")
         for action in found.actions or ():
             print(
                 "  track {track_id}, frames {start_frame} to {end_frame}: {label}, score {score:.2f}".format(**action)

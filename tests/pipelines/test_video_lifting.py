@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hvmodels.keypoint_sets import COCO17
 from hvmodels.models.pose_sequence import MartinezFCNConfig, MartinezFCNFeatureExtractor, MartinezFCNForPoseLifting
 from hvmodels.pipelines.pipeline_video_pose_estimation import VideoPoseSequence
 from hvmodels.pipelines.track_lifting import in_the_picture, load_pipeline, recognize_actions
+from hvmodels.pipelines.track_refinement import load_refiner, smooth_sequence
 from hvmodels.pose_sequences import PoseSequence, PoseTrack
 from hvmodels.video import read_video
 from tests.models.pose_sequence.test_feature_extraction_pose_lifting import COCO_STANDING
@@ -118,6 +120,25 @@ def test_lifting_alone_and_nothing_at_all(estimator, lifter, tmp_path):
     np.testing.assert_array_equal(plain[7].keypoints, found[7].keypoints)
 
 
+@pytest.mark.parametrize("smooth", ["gaussian", "smoothnet-any-pose"])
+def test_lifted_poses_are_smoothed_again(estimator, lifter, smooth):
+    random = np.random.default_rng(0)
+    given = poses(20)
+    tracks = [
+        replace(track, keypoints=track.keypoints + random.normal(0, 0.3, track.keypoints.shape))
+        for track in given.tracks
+    ]
+    given = replace(given, tracks=tracks)
+    found = estimator([FRAMES[0]] * 20, frame_rate=6, poses=given, lift=lifter, smooth=smooth)
+    once = lifter(PoseSequence(found.tracks, 20, found.keypoint_names, 6.0, SIZE, "pixel"))
+    twice = smooth_sequence(once, load_refiner("smooth", smooth))
+    for track in found.lifted.tracks:
+        expected = twice[track.track_id].keypoints
+        np.testing.assert_allclose(track.keypoints, expected - expected[:, :1], atol=1e-5)
+        assert not track.keypoints[:, 0].any()
+        assert np.abs(track.keypoints - once[track.track_id].keypoints).max() > 1e-3
+
+
 def test_options_once_and_for_all(lifter):
     estimator = make_pipeline(lift=lifter)
     assert estimator(FRAMES, frame_rate=6, poses=poses()).lifted is not None
@@ -132,13 +153,20 @@ def test_nobody_is_there(estimator, lifter, tmp_path):
     assert all(path.exists() for path in out.values())
 
 
-def test_who_lacks_a_joint_in_all_frames_is_not_lifted(estimator, lifter, tmp_path):
+@pytest.mark.parametrize("smooth", [None, "gaussian", "smoothnet-any-pose"])
+def test_who_lacks_a_joint_in_all_frames_is_not_lifted(estimator, lifter, smooth, tmp_path):
     given = poses()
     keypoints = given.tracks[1].keypoints.copy()
     keypoints[:, 16] = np.nan  # an ankle
     given = PoseSequence([given.tracks[0], PoseTrack(7, 2, keypoints)], 6, COCO17.keypoints, 6.0, SIZE, "pixel")
     found = estimator(
-        FRAMES, frame_rate=6, poses=given, lift=lifter, actions=Recognizer(), output_video=tmp_path / "a.mp4"
+        FRAMES,
+        frame_rate=6,
+        poses=given,
+        lift=lifter,
+        smooth=smooth,
+        actions=Recognizer(),
+        output_video=tmp_path / "a.mp4",
     )
     assert np.isnan(found.lifted[7].keypoints).any() and not np.isnan(found.lifted[1].keypoints).any()
     assert [action["track_id"] for action in found.actions] == [1]

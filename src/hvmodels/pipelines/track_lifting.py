@@ -12,6 +12,7 @@ from transformers import Pipeline, pipeline
 from ..keypoint_sets import find_keypoint_set
 from ..pose_sequences import PoseSequence, PoseTrack
 from ..visualization.pose_3d import place_persons
+from .track_refinement import DEFAULT_SMOOTHER, load_refiner, smooth_sequence
 
 
 LEAST_SECONDS = 0.5  # of a person in sight, to tell an action
@@ -49,18 +50,38 @@ def load_pipeline(name: str, task: str, given: Any, device: torch.device | str =
         raise ValueError(f"`{name}`: {found} cannot be loaded for {task!r}: {str(error).splitlines()[0]}") from error
 
 
-def lift_sequence(sequence: PoseSequence, lifter: Pipeline | None) -> PoseSequence | None:
+def lift_sequence(sequence: PoseSequence, lifter: Pipeline | None, smoother: Any = None) -> PoseSequence | None:
     """The persons in space, in the camera's axes; NaN for those who lack joints in all frames.
+
+    What is left of the jitter of 2D poses is largest in the depths, so that the result is smoothed again: by the same filter,
+    or by the embedded SmoothNet, which knows poses of any kind, where a network smoothed the 2D poses.
 
     Args:
         sequence: Tracks in pixels.
         lifter: See `load_pipeline`.
+        smoother: What smoothed the tracks, see `track_refinement.load_refiner`; None for nothing.
     """
     if lifter is None:
         return None
     if not sequence.tracks:
         return PoseSequence((), len(sequence), None, sequence.frame_rate, sequence.image_size, "metre")
-    return lifter(sequence, axes="camera", unseen_joints="nan")
+    lifted = lifter(sequence, axes="camera", unseen_joints="nan")
+    if smoother is None:
+        return lifted
+    if not hasattr(smoother, "filter"):
+        smoother = load_refiner("smooth", DEFAULT_SMOOTHER, lifter.device)
+    root = lifter.feature_extractor.root_index
+    seen = [track for track in lifted.tracks if not track.missing.any()]
+    smoothed = {
+        track.track_id: track.keypoints for track in smooth_sequence(replace(lifted, tracks=seen), smoother).tracks
+    }
+    tracks = [
+        replace(track, keypoints=smoothed[track.track_id] - smoothed[track.track_id][:, root, None])
+        if track.track_id in smoothed
+        else track
+        for track in lifted.tracks
+    ]
+    return replace(lifted, tracks=tracks)
 
 
 def in_the_picture(lifted: PoseSequence, sequence: PoseSequence) -> PoseSequence:
