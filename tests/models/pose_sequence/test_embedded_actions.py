@@ -1,5 +1,7 @@
 """What the embedded network for actions is measured to do, on the test sequences of `data/motion`."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -26,9 +28,7 @@ def lift_hand(side, frames=60):
     return poses
 
 
-def test_it_is_small_and_says_its_licence(tmp_path):
-    from pathlib import Path
-
+def test_it_is_small_and_says_its_licence():
     files = {path.name: path for path in Path(FOLDER).iterdir()}
     assert sum(path.stat().st_size for path in files.values()) < 1_000_000
     assert "CC BY-NC 4.0" in files["README.md"].read_text()
@@ -51,4 +51,4 @@ def test_top_1_accuracy(shared_data):
     values = torch.stack([dataset[index]["skeleton_values"] for index in range(len(dataset))])
     with torch.inference_mode():
         scores = torch.cat([model(part).logits for part in values.split(32)])
-    assert classification_metrics(scores.numpy(), dataset.labels)["accuracy"] > MEASURED
+    assert classification_metrics(scores.numpy(), dataset.labels)["accuracy"] > 0.83  # 94 of 112

@@ -193,7 +193,9 @@ def test_displacement():
     data = np.random.default_rng(0).normal(size=(2, 3, 4, 17, 2))
     made = make_streams(data, ("joint_displacement", "bone_displacement"), BONES)
     np.testing.assert_array_equal(made[:, :3], data - data[:, :, :1])
-    np.testing.assert_array_equal(made[:, 3:, 2], bone_stream(data, BONES)[:, :, 2] - bone_stream(data, BONES)[:, :, 0])
+    np.testing.assert_array_equal(
+        made[:, 3:, 2], bone_stream(data, BONES)[:, :, 2] - bone_stream(data, BONES)[:, :, 0]
+    )
 
 
 def test_streams_follow_one_another():
