@@ -119,6 +119,11 @@ def test_a_distorted_camera():
     points[:, :2] *= points[:, 2:] / 3
     pixels = camera.project(points)
     np.testing.assert_allclose(camera.unproject(pixels, points[:, 2]), points, atol=1e-9)
+    nan = camera.unproject([[np.nan, np.nan], pixels[0]], [1, points[0, 2]])
+    np.testing.assert_allclose(nan[1], points[0], atol=1e-9)
+    assert np.isnan(nan[0, :2]).all()
+    with pytest.raises(ValueError, match="1 of them are too far from the middle"):
+        camera.unproject([[9000, 9000], pixels[0]], [1, 1])
     plain = DistortedCamera((1145.0, 1143.8), (512.5, 515.5))
     np.testing.assert_allclose(
         plain.project(points), PinholeCamera((1145.0, 1143.8), (512.5, 515.5)).project(points), atol=1e-4

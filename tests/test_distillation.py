@@ -2,9 +2,11 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -13,10 +15,18 @@ from transformers import (
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
+    pipeline,
 )
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from hvmodels import default_model
 from hvmodels.conversion import convert_checkpoint
-from hvmodels.datasets.image_classification import ImageClassificationCollator
+from hvmodels.datasets.image_classification import (
+    ImageClassificationCollator,
+    ImageClassificationDataset,
+    read_labelled_images,
+)
+from hvmodels.metrics.classification import classification_metrics
 from hvmodels.models.vitkd import ViTKDConfig, ViTKDForImageClassification, ViTKDImageProcessor, label_loss
 from hvmodels.weight_averaging import ExponentialMovingAverage
 from tests.reference_cases import needs_reference, reference_case, reference_folder
@@ -34,6 +44,7 @@ from hvmodels.distillation import (
 
 
 RECIPE = "recipe_deit3-small_to_deit-tiny"
+EMBEDDED_ACCURACY = 0.395  # on the test photographs, see docs/vitkd_clothing.md
 TERMS = ["task_loss", "mimic_loss", "generation_loss", "logit_loss"]
 MODULES = {
     "backbone.cls_token": "vit.embeddings.cls_token",
@@ -315,3 +326,24 @@ def test_schedule_without_warmup():
     factor = warmup_cosine_schedule(optimizer, 2, epochs=4, warmup_epochs=0, min_factor=0.1).lr_lambdas[0]
     assert [factor(step) for step in (0, 1, 4)] == pytest.approx([1, 1, 0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2])
     assert warmup_cosine_schedule(optimizer, 1, epochs=2, warmup_epochs=1).lr_lambdas[0](0) == 1.0
+
+
+def test_embedded_student_is_plain_and_as_good_as_said(shared_data):
+    folder = Path(default_model("vitkd-student-clothing"))
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1e6
+    student, report = ViTForImageClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()) and "hvmodels" not in (folder / "config.json").read_text()
+    images = read_labelled_images(shared_data / "data" / "image_classification" / "clothing_small_96" / "test.parquet")
+    assert tuple(student.config.id2label.values()) == images.class_names
+    dataset = ImageClassificationDataset(images, ViTImageProcessorPil.from_pretrained(folder))
+    with torch.inference_mode():
+        logits = student(torch.stack([dataset[index]["pixel_values"] for index in range(len(dataset))])).logits
+    found = classification_metrics(logits.numpy(), images.labels)
+    assert found["accuracy"] == pytest.approx(EMBEDDED_ACCURACY, abs=0.003)
+
+
+def test_embedded_student_in_the_pipeline(auto_image_processor):
+    classify = pipeline("image-classification", model=default_model("vitkd-student-clothing"))
+    found = classify(Image.new("RGB", (120, 160), (200, 190, 180)), top_k=10)
+    assert len(found) == 10 and {"dress", "t-shirt"} < {entry["label"] for entry in found}
+    assert sum(entry["score"] for entry in found) == pytest.approx(1, abs=1e-5)

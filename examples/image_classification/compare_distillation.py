@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None):
     for seed in options.seeds if options.train_seeds is None else options.train_seeds:
         for method in options.methods:
             train(method, seed, output_dir / f"{method}_{seed}", options)
-    recipe = DistillationRecipe(**read_recipe(options.recipe, "teacher", DistillationRecipe))
+    recipe = DistillationRecipe(**read_recipe(options.recipe, None, DistillationRecipe))
     table = tabulate(output_dir, options.seeds)
     teacher = evaluate_splits(options.teacher, recipe, options)
     write_json({"teacher": teacher, "students": table}, output_dir / "comparison.json")

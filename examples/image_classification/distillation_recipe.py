@@ -50,6 +50,7 @@ class DistillationRecipe:
     teacher: str | None = option(
         None, "Teacher: a folder or a Hub repository; none trains the student by labels alone."
     )
+    teacher_dtype: Literal["float32", "bfloat16"] = option("float32", "Precision of the teacher.")
     distillation: str | None = option(None, "Fields of ViTKDConfig, such as loss weights: JSON text or file.")
     image_size: list[int] = field(default_factory=lambda: [224, 224], metadata={"help": "Height and width."})
     resize: int = option(
@@ -155,7 +156,10 @@ class DistillationRecipe:
         return AutoModelForImageClassification.from_config(config)
 
     def load_teacher(self) -> PreTrainedModel | None:
-        return None if self.teacher is None else AutoModelForImageClassification.from_pretrained(self.teacher)
+        if self.teacher is None:
+            return None
+        dtype = getattr(torch, self.teacher_dtype)
+        return AutoModelForImageClassification.from_pretrained(self.teacher, dtype=dtype)
 
     def collator(self, data: "ImageData", student: PreTrainedModel) -> ImageClassificationCollator:
         """Batches with mixup or cutmix; and with the noise of masks, so that it is the same in any number of processes."""

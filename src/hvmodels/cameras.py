@@ -113,11 +113,23 @@ class DistortedCamera(PinholeCamera):
         return project_human36m(points[None], self.intrinsics[None])[0]
 
     def unproject(self, pixels: Any, depths: Any) -> np.ndarray:
-        """Points (..., 3) in the camera's frame, at `depths` (...) from the camera, that are seen at `pixels` (..., 2)."""
+        """Points (..., 3) in the camera's frame, at `depths` (...) from the camera, that are seen at `pixels` (..., 2).
+
+        Raises:
+            ValueError: If pixels lie so far out that the lens' coefficients do not tell what is seen there.
+        """
         seen = (_points(pixels, 2) - self.principal_point) / self.focal_length
+        radial, tangential = self.intrinsics[4:7], self.intrinsics[7:]
         plane = seen
-        for _ in range(50):  # each step leaves less than half of the error, within the pictures of usual lenses
-            plane = plane + seen - _distort(plane, *(self.intrinsics[rows] for rows in (slice(4, 7), slice(7, 9))))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _ in range(50):  # each step leaves less than half of the error, within the pictures of usual lenses
+                plane = plane + seen - _distort(plane, radial, tangential)
+            lost = np.isfinite(seen) & ~(np.abs(_distort(plane, radial, tangential) - seen) < 1e-6)
+        if lost.any():
+            raise ValueError(
+                f"`pixels` must be where the lens can show something; {int(lost.any(axis=-1).sum())} of them are too far from the "
+                "middle of the picture."
+            )
         depths = np.asarray(depths, dtype=np.float64)[..., None]
         plane = plane * depths
         return np.concatenate([plane, np.broadcast_to(depths, (*plane.shape[:-1], 1))], axis=-1)

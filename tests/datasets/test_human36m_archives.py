@@ -22,6 +22,7 @@ from hvmodels.datasets.human36m_archives import (
 )
 from hvmodels.keypoint_sets import COCO17, HUMAN36M17
 from tests.datasets.test_pose_lifting import STANDING
+from tests.reference_cases import reference_case, reference_folder
 
 
 LEFT, RIGHT = [4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]
@@ -203,8 +204,9 @@ def test_hostile_archives(tmp_path):
 # Windows
 
 
-def test_windows_as_the_original(fixtures):
-    folder = fixtures / "videopose3d" / "chunks"
+@pytest.mark.parametrize("case", [reference_case("videopose3d", "chunks")])
+def test_windows_as_the_original(case):
+    folder = reference_folder("videopose3d", case)
     options, values = json.loads((folder / "config.json").read_text()), load_file(folder / "io.safetensors")
     clips = [[values[f"input.seq{dims}d.{clip}"].numpy() for clip in range(2)] for dims in (2, 3)]
     windows = ClipWindows(*clips, 2 * options["pad"] + 1, chunk_length=options["chunk_length"])

@@ -342,6 +342,9 @@ def test_dataset_of_ctr():
         turned[0]["skeleton_values"].norm(dim=0), test[0]["skeleton_values"].norm(dim=0), rtol=1e-4, atol=1e-4
     )
     assert training.extractor.keypoints is NTU25
+    for options in ({"unit": "millimetre"}, {"keypoint_names": "ntu25"}):
+        with pytest.raises(ValueError, match="of NTU RGB\\+D in metres"):
+            ActionDataset(sequences, extractor, ctr_rotation=0.3, **options)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def options(data_folder, output_dir, *extra):
 def scripts():
     """The modules of the examples by their names."""
     names = ["distillation_recipe", *(script.removesuffix(".py") for script in SCRIPTS), "compare_distillation"]
-    names += ["pose_recipe", "optimization", "train_pose_estimation"]
+    names += ["train_clothing_teacher", "pose_recipe", "optimization", "train_pose_estimation"]
     kept = list(sys.path)
     sys.path.insert(0, str(EXAMPLES))
     yield {name: importlib.import_module(name) for name in names}
@@ -171,7 +171,6 @@ def test_comparison(scripts, data_folder, tmp_path, capsys, auto_image_processor
     settings = json.loads((RECIPES / "clothing.json").read_text())["settings"]
     recipe = {"student_config": STUDENT, "image_size": [16, 16], "resize": 0, "epochs": 2, "warmup_epochs": 1,
               "batch_size": 4, "evaluate_every": 1, "settings": settings}  # fmt: skip
-    recipe["settings"]["teacher"].pop("student_config")
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     splits = [f"--{split}_data={data_folder / folder}" for split, folder in
               (("train", "train"), ("validation", "validation"), ("test", "validation"))]  # fmt: skip
@@ -185,23 +184,36 @@ def test_comparison(scripts, data_folder, tmp_path, capsys, auto_image_processor
     assert found == history_of(tmp_path / "runs" / "vitkd_nkd_3")[-1]["accuracy"]
 
 
+def test_teacher_of_the_clothing_set(scripts, data_folder, tmp_path):
+    splits = [f"--{split}_data={data_folder / split}" for split in ("train", "validation")]
+    script = scripts["train_clothing_teacher"]
+    script.main([*splits, f"--output_dir={tmp_path}", "--epochs=7", "--batch_size=4"])
+    first, last = json.loads((tmp_path / "metrics.json").read_text())["history"]
+    assert (first["epoch"], last["epoch"]) == (5, 7) and last["accuracy"] > 0.5
+    model = ViTForImageClassification.from_pretrained(tmp_path)
+    assert model.config.id2label == dict(enumerate(COLOURS))
+    processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert processor["size"] == {"height": 64, "width": 64}
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.json")), ids=lambda path: path.stem)
 def test_recipe_files(path, scripts):
     read, recipe_class = scripts["pose_recipe"].read_recipe, scripts["distillation_recipe"].DistillationRecipe
     settings = json.loads(path.read_text()).get("settings", {})
     for setting in settings or (None,):
         recipe = recipe_class(**read(str(path), setting, recipe_class))
-        labels = {"student_config": {"model_type": "vit", **recipe.student_config}}
-        if recipe.distillation is not None and recipe.distillation.get("logit_loss") != "uskd":
-            labels["teacher_config"] = {"model_type": "vit"}
-        config = ViTKDConfig(
-            **labels, **(recipe.distillation or {"mimic_weight": 0, "generation_weight": 0, "logit_loss": None})
-        )
+        given = {"student_config": {"model_type": "vit", **recipe.student_config}, **(recipe.distillation or {})}
+        if setting == "alone":
+            given |= scripts["run_distillation_accelerate"].WITHOUT_TEACHER
+        elif given.get("logit_loss") != "uskd":
+            given["teacher_config"] = {"model_type": "vit"}
+        config = ViTKDConfig(**given)
         if path.stem.startswith("imagenet"):
             values = (recipe.learning_rate, recipe.min_learning_rate, recipe.weight_decay, recipe.max_grad_norm)
             assert values == (1e-3, 1e-5, 0.05, 5.0) and (recipe.epochs, recipe.warmup_epochs) == (300, 20)
             assert recipe.batch_size == 1024 and recipe.image_size == [224, 224] and recipe.resize == 256
-            assert (config.label_smoothing, config.mimic_weight, config.generation_weight) == (0.1, 3e-5, 3e-6)
+            weights = (0, 0) if config.logit_loss == "uskd" else (3e-5, 3e-6)
+            assert (config.label_smoothing, config.mimic_weight, config.generation_weight) == (0.1, *weights)
             assert (config.mask_ratio, config.nkd_temperature, config.nkd_gamma) == (0.5, 1, 1)
             assert (recipe.average_momentum == 4e-5) == (setting == "deit-l3_distill_deit-b")
 

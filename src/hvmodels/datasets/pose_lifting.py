@@ -280,7 +280,7 @@ class LiftingWindows(Dataset):
         num_frames: Frames of a window.
         causal: Whether the pose of the last frame is asked for, else of the middle one.
         noise: Errors of detections; None for true joints only.
-        augmentation: What is changed; None keeps the recorded cameras and, with `noise`, takes the stored detections.
+        augmentation: What is changed.
         seed: Of all draws.
 
     Raises:

@@ -410,6 +410,11 @@ class ActionDataset(torch.utils.data.Dataset):
                 f"`ctr_crop` and `ctr_rotation` are for the normalisation 'ctr', and the extractor's is "
                 f"{extractor.normalization!r}."
             )
+        if (ctr_crop or ctr_rotation) and (unit != "metre" or keypoint_names is not None):
+            raise ValueError(
+                "`ctr_crop` and `ctr_rotation` are for the joints of NTU RGB+D in metres; leave out `unit` and `keypoint_names`, "
+                f"got {unit!r} and {keypoint_names!r}."
+            )
         self.sequences, self.extractor = list(sequences), extractor
         self.options = {"keypoint_names": keypoint_names, "unit": unit, "up": up}
         self.augmentation, self.ctr_crop, self.ctr_rotation = augmentation, ctr_crop, ctr_rotation

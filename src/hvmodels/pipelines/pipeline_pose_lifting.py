@@ -18,7 +18,7 @@ from ..pose_sequences import PoseSequence, PoseTrack
 from .pose_recovery import DEFAULT_BATCH_SIZE, track_batches
 
 
-WINDOWS_AT_A_TIME = 1024
+WINDOWS_AT_A_TIME = 8192
 UNSEEN_JOINTS = ("raise", "nan")
 
 

@@ -115,7 +115,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
             the embedded "smoothnet-any-pose" where every frame is looked at; DeciWatch is smooth by itself.
         frame_rate: Resample the video to so many frames a second; for images, what they have (default 30).
         max_gap: Frames for which a person may be out of sight and still be the same; default one second.
-        lift: Lift the poses to 3D: a `pipeline("pose-lifting")`, a model's folder or repository, or True for the embedded
+        lift: Lift the poses to 3D, and smooth them there again: a `pipeline("pose-lifting")`, a model's folder or repository, or True for the embedded
             one. Default None.
         actions: Tell what persons do, from their poses in space (with the embedded lifter unless `lift` is another): a
             `pipeline("skeleton-action-recognition")`, a model's folder or repository, or True. Default None.
@@ -300,7 +300,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
     def _refine(self, sequence: PoseSequence, options: VideoOptions, looked_at: int) -> VideoPoseSequence:
         sequence = recover_sequence(sequence, options.recover, options.interval)
         sequence = smooth_sequence(sequence, options.smooth)
-        lifted = lift_sequence(sequence, options.lift)
+        lifted = lift_sequence(sequence, options.lift, options.smooth)
         return VideoPoseSequence(
             sequence.tracks,
             sequence.num_frames,

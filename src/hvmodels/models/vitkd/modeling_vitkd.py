@@ -213,7 +213,8 @@ class ViTKDPreTrainedModel(PreTrainedModel):
         if teacher is not None:
             _check_teacher(teacher)
             config_fields["teacher_config"] = teacher.config
-        for name, model in (("student", student), ("teacher", teacher)):
+        compares_features = any(config_fields.get(name, 1) > 0 for name in ("mimic_weight", "generation_weight"))
+        for name, model in (("student", student), ("teacher", teacher)) if compares_features else ():
             if model is not None and not isinstance(getattr(model.config, "hidden_size", None), int):
                 taps = FeatureTaps(model, config_fields.get(f"{name}_taps"), name)
                 config_fields.setdefault(f"{name}_hidden_size", taps.hidden_size)
