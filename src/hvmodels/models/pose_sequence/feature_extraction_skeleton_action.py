@@ -56,8 +56,8 @@ class SkeletonActionFeatureExtractor(FeatureExtractionMixin):
         crop_share: With `"resize"`, share of the frames in the middle that is kept; CTR-GCN's tests have 0.95.
         num_frames: Frames of the network's input.
         num_persons: Persons of the network's input.
-        streams: What the channels are made of, one after the other: `"joint"`, `"bone"` (joint minus parent), `"joint_motion"`
-            and `"bone_motion"` (next frame minus this one).
+        streams: What the channels are made of, one after the other: `"joint"`, `"bone"` (joint minus parent), and of both
+            `_motion` (next frame minus this one) and `_displacement` (this frame minus the first), as in `"joint_motion"`.
         window_seconds: Length of the parts in which the pipeline names actions in long recordings.
 
     Raises:
