@@ -59,7 +59,7 @@ def test_values_of_the_original_preparation():
     check("ctr_crop_resize.p1.0.w52", ctr_crop_resize(sequence, 52, 1.0))
     resized = ctr_crop_resize(sequence, 64)
     check("ctr_crop_resize.p0.95.w64", resized)
-    streams = make_streams(resized, STREAMS)
+    streams = make_streams(resized, STREAMS[:4])
     assert streams.shape == (12, 64, 25, 2)
     check("ctr_bone", streams[3:6])
     check("ctr_joint_motion", streams[6:9])
@@ -187,6 +187,15 @@ def test_motion():
     motion = motion_stream(data)
     np.testing.assert_array_equal(motion[:, :, 0], data[:, :, 1] - data[:, :, 0])
     assert not motion[:, :, -1].any()
+
+
+def test_displacement():
+    data = np.random.default_rng(0).normal(size=(2, 3, 4, 17, 2))
+    made = make_streams(data, ("joint_displacement", "bone_displacement"), BONES)
+    np.testing.assert_array_equal(made[:, :3], data - data[:, :, :1])
+    np.testing.assert_array_equal(
+        made[:, 3:, 2], bone_stream(data, BONES)[:, :, 2] - bone_stream(data, BONES)[:, :, 0]
+    )
 
 
 def test_streams_follow_one_another():

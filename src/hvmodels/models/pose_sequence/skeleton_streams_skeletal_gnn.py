@@ -21,7 +21,7 @@ UP_AXES = ("z", "y", "-y", "-z")
 UPRIGHT = 0.7
 # Frames at the start of a sequence that tell which way a person faces.
 FACING_FRAMES = 10
-STREAMS = ("joint", "bone", "joint_motion", "bone_motion")
+STREAMS = ("joint", "bone", "joint_motion", "bone_motion", "joint_displacement", "bone_displacement")
 
 
 def agcn_normalize(skeletons: np.ndarray) -> np.ndarray:
@@ -247,6 +247,11 @@ def motion_stream(skeletons: np.ndarray) -> np.ndarray:
     return stream
 
 
+def displacement_stream(skeletons: np.ndarray) -> np.ndarray:
+    """Each frame minus the first, of (..., channels, frames, joints, persons): where one starts matters no more."""
+    return skeletons - skeletons[..., :1, :, :]
+
+
 def make_streams(
     skeletons: np.ndarray, streams: Sequence[str], bones: Sequence[tuple[int, int]] = NTU_BONES
 ) -> np.ndarray:
@@ -264,8 +269,9 @@ def make_streams(
     if any(stream.startswith("bone") for stream in streams):
         made["bone"] = bone_stream(skeletons, bones)
     for stream in streams:
-        if stream.endswith("_motion"):
-            made[stream] = motion_stream(made[stream.removesuffix("_motion")])
+        kind, _, change = stream.partition("_")
+        if change:
+            made[stream] = (motion_stream if change == "motion" else displacement_stream)(made[kind])
     return np.concatenate([made[stream] for stream in streams], axis=-4)
 
 
@@ -296,6 +302,7 @@ __all__ = [
     "count_frames",
     "ctr_crop_resize",
     "ctr_translate",
+    "displacement_stream",
     "find_up_axis",
     "fuse_scores",
     "make_streams",
