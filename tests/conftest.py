@@ -41,7 +41,7 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def auto_image_processor():
     """Skips where transformers itself refuses `AutoImageProcessor`: version 5.17 without torchvision."""
     try:

@@ -1,7 +1,8 @@
 """Publishing and loading again, by the real client of the Hub over HTTP to a Hub in memory.
 
-The client reads its settings at import, so what talks to the Hub runs in two fresh processes: one with the package, one
-that cannot import it. Each runs a function of this file, which must be self-contained, and returns what it found.
+The client reads its settings at import, so what talks to the Hub runs in fresh processes: one with the package, one that
+cannot import it. Each runs a function of this file, which must be self-contained, and returns what it found. A forecaster
+goes through everything, classifiers of pictures through what is different for them.
 """
 
 import inspect
@@ -42,6 +43,10 @@ CODE = {
     "pipeline_time_series_forecasting.py",
     "series_fit_ltsf_linear.py",
 }
+# Method to repository, and the Hub's tag of their task, which is a task of transformers itself.
+CLASSIFIERS = {"aib": "org/aib-toy", "vitkd": "org/vitkd-toy"}
+STUDENT = "org/student-toy"
+CLASSIFICATION = "image-classification"
 
 
 def with_package(repo_id, task, card):
@@ -175,6 +180,105 @@ def without_package(repo_id, task):
     }
 
 
+def classifiers_with_package(repo_ids, student_id, task, card):
+    import numpy as np
+    import torch
+    from PIL import Image
+    from transformers import ViTConfig, ViTForImageClassification, pipeline
+
+    import hvmodels
+    from hvmodels.hub import publish
+
+    def classifier(width):
+        sizes = {"hidden_size": width, "num_attention_heads": 2, "intermediate_size": 8, "num_hidden_layers": 2}
+        return ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=3))
+
+    def logits(model, processor):
+        with torch.no_grad():
+            return model.eval()(processor(picture, return_tensors="pt")["pixel_values"]).logits.tolist()
+
+    torch.manual_seed(0)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    config = hvmodels.AIBConfig(hidden_sizes=[4, 4, 8, 8], latent_dim=4, num_labels=3, stochastic_eval=False)
+    settings = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
+    models = {
+        "aib": (hvmodels.AIBForImageClassification(config), hvmodels.AIBImageProcessor()),
+        "vitkd": (
+            hvmodels.ViTKDForImageClassification.from_pair(classifier(8), classifier(12)),
+            hvmodels.ViTKDImageProcessor(**settings),
+        ),
+    }
+    found = {}
+    for name, (model, processor) in models.items():
+        publish(model, processor, repo_ids[name], card=card)
+        loaded = pipeline(task, model=repo_ids[name])
+        found[name] = {
+            "logits": logits(model, processor),
+            "loaded logits": logits(loaded.model, loaded.image_processor),
+            "classes": [type(value).__module__.partition(".")[0] for value in (loaded.model, loaded.image_processor)],
+            "answer": loaded(picture),
+        }
+    model, processor = models["vitkd"]
+    uploads = [
+        model.push_student_to_hub(student_id, processor, private=True, commit_message="First student"),
+        model.push_student_to_hub(student_id),
+    ]
+    return {**found, "student": {"commits": [url.rpartition("/")[2] for url in uploads], **found["vitkd"]}}
+
+
+def classifiers_without_package(repo_ids, student_id, task):
+    import sys
+
+    sys.modules["hvmodels"] = None  # every import of it fails
+
+    import numpy as np
+    import torch
+    from PIL import Image
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+
+    def module(value):
+        return type(value).__module__.partition(".")[0]
+
+    def logits(model, processor):
+        with torch.no_grad():
+            return model(processor(picture, return_tensors="pt")["pixel_values"]).logits.tolist()
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    found = {}
+    for name, repo_id in repo_ids.items():
+        auto_classes = (AutoConfig, AutoModel, AutoImageProcessor, AutoModelForImageClassification)
+        loaded = [auto_class.from_pretrained(repo_id, trust_remote_code=True) for auto_class in auto_classes]
+        named = pipeline(task, model=repo_id, trust_remote_code=True)
+        unnamed = pipeline(model=repo_id, trust_remote_code=True)
+        _, _, processor, model = loaded
+        found[name] = {
+            "modules": [module(value) for value in (*loaded, named.model, named.image_processor, unnamed.model)],
+            "logits": logits(model, processor),
+            "answers": [named(picture), unnamed(picture)],
+            "pipeline": type(unnamed).__name__,
+        }
+        try:
+            AutoModelForImageClassification.from_pretrained(repo_id, trust_remote_code=False)
+        except ValueError as error:
+            found[name]["refusal"] = str(error)
+    attention = pipeline(model=repo_ids["aib"], trust_remote_code=True)(picture, attention=True)["attention"]
+    found["aib"]["attention"] = [list(attention.shape), str(attention.dtype)]
+
+    model = AutoModelForImageClassification.from_pretrained(repo_ids["vitkd"], trust_remote_code=True)
+    model.attach_teacher(AutoModelForImageClassification.from_config(model.config.teacher_config))
+    loss = model(torch.zeros(2, 3, 32, 32), labels=torch.tensor([0, 2])).loss
+    loss.backward()
+    found["vitkd"]["trained"] = bool(loss.isfinite()) and model.student.classifier.weight.grad.abs().sum().item() > 0
+
+    student = pipeline(task, model=student_id)
+    found["student"] = {
+        "classes": [type(student.model).__name__, module(student.model), module(student.image_processor)],
+        "logits": logits(student.model, student.image_processor),
+        "answers": [student(picture)],
+    }
+    return found
+
+
 def run(function, environment, folder, *arguments):
     """What a function of this file returns in a fresh process."""
     code = (
@@ -192,6 +296,13 @@ def run(function, environment, folder, *arguments):
     )
     assert process.returncode == 0, process.stderr
     return json.loads((folder / "result.json").read_text())
+
+
+def assert_same_answer(answer, logits):
+    """An answer of a pipeline is the softmax of logits."""
+    scores = {result["label"]: result["score"] for result in answer}
+    expected = torch.tensor(logits)[0].softmax(0).tolist()
+    assert scores == pytest.approx({f"LABEL_{index}": score for index, score in enumerate(expected)}, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +323,22 @@ def published(hub, tmp_path_factory):
 def trusted(hub, published, tmp_path_factory):
     folder = tmp_path_factory.mktemp("without_package")
     return run(without_package, hub.environment(folder / "cache"), folder, REPO_ID, TASK)
+
+
+@pytest.fixture(scope="module")
+def published_classifiers(hub, auto_image_processor, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifiers_with_package")
+    card = folder / "card.md"
+    card.write_text(CARD.replace(TASK, CLASSIFICATION))
+    arguments = (CLASSIFIERS, STUDENT, CLASSIFICATION, str(card))
+    return run(classifiers_with_package, hub.environment(folder / "cache"), folder, *arguments)
+
+
+@pytest.fixture(scope="module")
+def trusted_classifiers(hub, published_classifiers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifiers_without_package")
+    arguments = (CLASSIFIERS, STUDENT, CLASSIFICATION)
+    return run(classifiers_without_package, hub.environment(folder / "cache"), folder, *arguments)
 
 
 @pytest.fixture
@@ -281,7 +408,7 @@ def test_errors_of_the_hub_pass_through(hub, published):
     assert "OSError" in refusals["missing revision"] and "v2.0" in refusals["missing revision"][-1]
     assert "HfHubHTTPError" in refusals["tag in use"]
     assert "ValueError" in refusals["missing card"] and "`card` must be the file" in refusals["missing card"][-1]
-    assert set(hub.repos) == {REPO_ID}
+    assert REPO_ID in hub.repos and "org/never-made" not in hub.repos
 
 
 def test_trusted_code_without_the_package_forecasts_the_same(published, trusted):
@@ -294,6 +421,47 @@ def test_trusted_code_without_the_package_forecasts_the_same(published, trusted)
 
 def test_no_code_is_run_without_trust(trusted):
     assert "trust_remote_code=True" in trusted["refusal"]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_published_classifiers_come_back(name, published_classifiers):
+    found = published_classifiers[name]
+    assert found["classes"] == ["hvmodels"] * 2
+    assert found["loaded logits"] == found["logits"]
+    assert_same_answer(found["answer"], found["logits"])
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_trusted_code_without_the_package_classifies_the_same(name, published_classifiers, trusted_classifiers):
+    found, expected = trusted_classifiers[name], published_classifiers[name]
+    assert set(found["modules"]) == {"transformers_modules"}
+    np.testing.assert_allclose(found["logits"], expected["logits"], rtol=0, atol=1e-6)
+    for answer in found["answers"]:
+        assert_same_answer(answer, expected["logits"])
+    assert "trust_remote_code=True" in found["refusal"]
+
+
+def test_trusted_code_shows_the_attention(trusted_classifiers):
+    assert trusted_classifiers["aib"]["pipeline"] == "AttentionImageClassificationPipeline"
+    assert trusted_classifiers["aib"]["attention"] == [[40, 60], "float32"]
+
+
+def test_trusted_code_distils(trusted_classifiers):
+    assert trusted_classifiers["vitkd"]["trained"]
+
+
+def test_pushed_student_needs_no_package(hub, published_classifiers, trusted_classifiers):
+    student, repo = trusted_classifiers["student"], hub.repos[STUDENT]
+    first, second = published_classifiers["student"]["commits"]
+    assert repo["visibility"] == "private"
+    assert repo["messages"] == ["initial commit", "First student", "Upload student"]
+    assert repo["refs"]["main"] == second != first
+    files = {".gitattributes", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert set(repo["trees"][first]) == set(repo["trees"][second]) == files
+    assert not any(b"vitkd" in repo["trees"][second][name].lower() for name in files)
+    assert student["classes"] == ["ViTForImageClassification", "transformers", "transformers"]
+    np.testing.assert_allclose(student["logits"], published_classifiers["vitkd"]["logits"], rtol=0, atol=1e-6)
+    assert_same_answer(student["answers"][0], published_classifiers["vitkd"]["logits"])
 
 
 def test_export_folder_loads_as_saved(model, processor, tmp_path):
