@@ -5,14 +5,26 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import pipeline
 from typer.testing import CliRunner
 
 from hvmodels import RLEConfig, RLEForPoseEstimation, RLEImageProcessor, SmoothNetConfig, cli
 from hvmodels.cli import app
-from hvmodels.keypoint_sets import COCO17, infer_flip_pairs
-from hvmodels.models.pose_sequence import SmoothNetFeatureExtractor, SmoothNetForPoseRefinement
+from hvmodels.keypoint_sets import COCO17, HUMAN36M17, infer_flip_pairs
+from hvmodels.models.pose_sequence import (
+    MartinezFCNConfig,
+    MartinezFCNFeatureExtractor,
+    MartinezFCNForPoseLifting,
+    SmoothNetFeatureExtractor,
+    SmoothNetForPoseRefinement,
+    VideoPose3DConfig,
+    VideoPose3DFeatureExtractor,
+    VideoPose3DForPoseLifting,
+)
+from hvmodels.pipelines.pipeline_video_pose_estimation import VideoPoseSequence
 from hvmodels.pose_sequences import PoseSequence, PoseTrack
 from hvmodels.video import VideoWriter, read_video
+from tests.models.pose_sequence.test_feature_extraction_pose_lifting import COCO_STANDING, person
 
 
 pytest.importorskip("av")
@@ -128,6 +140,70 @@ def test_predict_a_folder_of_frames(model, clip, tmp_path):
     assert "7 frames of 64 x 40 pixels, 5 a second" in run("predict", tmp_path, "--model", model, *BOX, *options)
 
 
+@pytest.fixture(scope="module")
+def lifter(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("lifter")
+    MartinezFCNForPoseLifting(MartinezFCNConfig(hidden_size=8)).save_pretrained(folder)
+    MartinezFCNFeatureExtractor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory):
+    """A person who stands in every frame of the clip."""
+    path = tmp_path_factory.mktemp("poses") / "standing.npz"
+    keypoints = np.asarray(COCO_STANDING, float)
+    keypoints = 5 + (keypoints - keypoints.min(axis=0)) / np.ptp(keypoints, axis=0).max() * 30
+    tracks = [PoseTrack(4, 0, np.tile(keypoints, (7, 1, 1)))]
+    PoseSequence(tracks, 7, COCO17.keypoints, 10.0, (64, 40), "pixel").save(path)
+    return path
+
+
+@pytest.mark.usefixtures("auto_image_processor")
+def test_predict_persons_in_space(model, lifter, clip, standing, tmp_path):
+    files = {name: tmp_path / f"a{suffix}" for name, suffix in (("output-3d", ".json"), ("output-page", ".html"))}
+    options = [value for name, path in files.items() for value in (f"--{name}", path)]
+    plot = tmp_path / "a.mp4"
+    printed = run("predict", clip, "--model", model, "--poses", standing, "--lift", lifter, *options, "--plot", plot)
+    assert printed.splitlines()[-3:] == [f"Wrote {path}" for path in (plot, *files.values())]
+    assert PoseSequence.load(files["output-3d"])[4].keypoints.shape == (7, 17, 3)
+    assert read_video(plot).size == (64 + 36, 40)
+    with pytest.raises(ValueError, match="`output_3d` needs `lift`"):
+        run("predict", clip, "--model", model, "--poses", standing, *options)
+
+
+@pytest.mark.usefixtures("auto_image_processor")
+def test_predict_actions(model, clip, standing, monkeypatch):
+    """`default` is the embedded model; what persons do is said."""
+    asked = {}
+
+    class Estimator:
+        is_top_down = False
+
+        def __call__(self, video, **options):
+            asked.update(options)
+            action = {"track_id": 4, "start_frame": 0, "end_frame": 7, "label": "wave", "score": 0.8}
+            poses = PoseSequence.load(standing)
+            return VideoPoseSequence(
+                poses.tracks, 7, None, 10.0, (64, 40), "pixel", num_detected_frames=7, actions=[action]
+            )
+
+    monkeypatch.setattr(cli, "pipeline", lambda *_, **__: Estimator())
+    printed = run("predict", clip, "--model", model, "--lift", "default", "--actions", "default")
+    assert "track 4: frames 0 to 6 wave, score 0.80" in printed
+    assert asked["lift"] is True and asked["actions"] is True
+
+
+def test_draw_lifted_poses(lifter, standing, tmp_path):
+    pytest.importorskip("matplotlib")
+    command = ["predict", standing, "--task", "pose-lifting", "--model", lifter, "--plot"]
+    for name in ("a.html", "a.png"):
+        assert f"Wrote {tmp_path / name}" in run(*command, tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert "standing.npz" in (tmp_path / "a.html").read_text()
+
+
 def test_refine_poses(smoother, poses, tmp_path):
     output = tmp_path / "new" / "out.npz"
     printed = run("predict", poses, "--model", smoother, "--output", output)
@@ -135,6 +211,27 @@ def test_refine_poses(smoother, poses, tmp_path):
     refined, given = PoseSequence.load(output), PoseSequence.load(poses)
     assert refined.track_ids == [4] and np.abs(refined[4].keypoints - given[4].keypoints).max() > 0.01
     assert "track 4" in run("predict", poses, "--task", "pose-refinement", "--model", smoother, "--frame-rate", 12)
+
+
+def test_lift_poses(tmp_path):
+    torch.manual_seed(0)
+    VideoPose3DForPoseLifting(VideoPose3DConfig(filter_widths=[3], hidden_size=8)).save_pretrained(tmp_path / "lifter")
+    VideoPose3DFeatureExtractor(num_frames=3).save_pretrained(tmp_path / "lifter")
+    poses, output, lifter = tmp_path / "poses.npz", tmp_path / "new" / "out.json", ["--model", tmp_path / "lifter"]
+    PoseSequence([PoseTrack(4, 1, person(5))], 8, HUMAN36M17.keypoints, 10.0, unit="pixel").save(poses)
+    with pytest.raises(ValueError, match="`image_size`"):
+        run("predict", poses, *lifter)
+    printed = run("predict", poses, *lifter, "--image-size", "1000x800", "--no-flip-test", "--output", output)
+    first = f"{poses}: 8 frames, 17 joints in metres from the pelvis"
+    assert printed.splitlines() == [first, "track 4: frames 1 to 5", f"Wrote {output}"]
+    lifted = PoseSequence.load(output)
+    assert (lifted.unit, lifted[4].keypoints.shape, lifted.frame_rate) == ("metre", (5, 17, 3), 10)
+    expected = pipeline("pose-lifting", model=str(tmp_path / "lifter"))(poses, image_size=(1000, 800), flip_test=False)
+    np.testing.assert_allclose(lifted[4].keypoints, expected[4].keypoints, atol=1e-6)
+    with pytest.raises(ValueError, match="`--image-size` must be width and height such as 1920x1080, got '1000'"):
+        run("predict", poses, *lifter, "--image-size", "1000")
+    with pytest.raises(ValueError, match="pose-lifting needs a file of 2D poses"):
+        run("predict", *lifter)
 
 
 @pytest.mark.usefixtures("auto_image_processor")

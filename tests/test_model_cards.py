@@ -8,10 +8,25 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification
 
 import hvmodels
-from hvmodels import EDPoseForPoseEstimation, EDPoseImageProcessor, RLEConfig, RLEForPoseEstimation
+from hvmodels import (
+    AIBConfig,
+    AIBForImageClassification,
+    EDPoseForPoseEstimation,
+    EDPoseImageProcessor,
+    MartinezFCNConfig,
+    MartinezFCNFeatureExtractor,
+    MartinezFCNForPoseLifting,
+    RLEConfig,
+    RLEForPoseEstimation,
+    VideoPose3DConfig,
+    VideoPose3DFeatureExtractor,
+    VideoPose3DForPoseLifting,
+)
 from hvmodels.methods import METHODS, TASKS
+from hvmodels.models.aib.image_processing_aib import AIBImageProcessor
 from hvmodels.models.pose_sequence import (
     DeciWatchConfig,
     DeciWatchFeatureExtractor,
@@ -21,6 +36,7 @@ from hvmodels.models.pose_sequence import (
     SmoothNetForPoseRefinement,
 )
 from hvmodels.models.rle.image_processing_rle import RLEImageProcessor
+from hvmodels.models.vitkd.image_processing_vitkd import ViTKDImageProcessor
 from tests.tiny_models import tiny_ed_pose_config
 
 
@@ -59,6 +75,16 @@ SEQUENCE_CARDS = {
         )
     ),
 }
+VITKD_CARDS = {f"deit-{size}-vitkd{losses}" for size in ("tiny", "small", "base") for losses in ("", "-nkd")}
+AIB_CARDS = {f"aib-{network}" for network in ("vgg-cifar", "wrn28x10-cifar", "vgg16-cub", "wrn50-cub")}
+LIFTING_CARDS = {"videopose3d-h36m-cpn", "videopose3d-humaneva15-detectron", "martinez-fcn-h36m"}
+# Human3.6M's 17 joints of a person who stands, pixels.
+STANDING = [
+    (300, 300), (280, 300), (275, 380), (272, 460), (320, 300), (325, 380), (328, 460), (300, 250), (300, 200),
+    (300, 180), (300, 155), (330, 205), (350, 250), (360, 295), (270, 205), (250, 250), (240, 295),
+]  # fmt: skip
+# The Hub has no tags for these tasks.
+TAGS_WITHOUT_TASK = {"pose-lifting", "pose-refinement", "skeleton-action-recognition"}
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -78,16 +104,20 @@ def rle_card(request):
 
 
 def test_every_published_model_has_a_card():
-    assert {path.stem for path in CARDS} >= ED_POSE_CARDS | ORIGINAL_RLE_CARDS | MMPOSE_RLE_CARDS | SEQUENCE_CARDS
+    published = ED_POSE_CARDS | ORIGINAL_RLE_CARDS | MMPOSE_RLE_CARDS | SEQUENCE_CARDS | VITKD_CARDS | AIB_CARDS
+    assert {path.stem for path in CARDS} >= published | LIFTING_CARDS
+
+
+def task_of(card):
+    """The Hub's task of a card, or the tag that stands for one."""
+    return card.data.pipeline_tag or next(iter(TAGS_WITHOUT_TASK & set(card.data.tags)), None)
 
 
 def test_metadata(card):
     data = card.data
     assert data.library_name == "transformers"
-    # The Hub has no tag for refined poses.
-    no_tag = "pose-refinement" if "pose-refinement" in data.tags else None
-    assert data.pipeline_tag or no_tag in {task.hub_tag for task in TASKS.values()}
-    assert not (data.pipeline_tag and no_tag)
+    assert task_of(card) in {task.hub_tag for task in TASKS.values()}
+    assert bool(data.pipeline_tag) != bool(TAGS_WITHOUT_TASK & set(data.tags))
     assert "hvmodels" in data.tags
     assert set(METHODS) & set(data.tags)
     assert data.license
@@ -98,7 +128,7 @@ def test_metadata(card):
 
 def test_figures_are_of_the_task_of_the_card(card):
     for result in card.data.eval_results or []:
-        assert result.task_type == (card.data.pipeline_tag or "pose-refinement")
+        assert result.task_type == task_of(card)
         assert isinstance(result.metric_value, int | float)
         assert result.dataset_type
         assert result.dataset_name
@@ -120,7 +150,8 @@ def test_snippets_compile_and_name_what_there_is(card):
                 assert all(hasattr(module, alias.name) for alias in node.names)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "hvmodels":
                 assert hasattr(hvmodels, node.attr)
-    assert any("import hvmodels" in snippet for snippet in snippets)
+    # A distilled student is a plain model of transformers.
+    assert any("import hvmodels" in snippet for snippet in snippets) or "vitkd" in card.data.tags
 
 
 def test_figures_of_ed_pose_are_in_the_text_with_their_source(ed_pose_card):
@@ -286,3 +317,65 @@ def test_snippets_of_pose_sequences_run(sequence_card, tmp_path, monkeypatch):
         refined = variables["refined"] if "refined" in variables else variables["track"]["poses"]
         assert refined.shape == poses.shape
         assert np.isfinite(refined).all()
+
+
+@pytest.fixture(params=sorted(VITKD_CARDS | LIFTING_CARDS))
+def published_card(request):
+    return request.param, ModelCard.load(FOLDER / f"{request.param}.md")
+
+
+def test_figures_of_students_and_lifters_are_in_the_text_with_their_source(published_card):
+    name, card = published_card
+    cells = {cell.strip() for line in card.text.splitlines() for cell in line.split("|")}
+    [result] = card.data.eval_results
+    assert "not measured again" in result.metric_name
+    assert str(result.metric_value) in cells or f"{result.metric_value} mm" in card.text
+    assert result.source_url.startswith("https://github.com/")
+    if name.startswith("videopose3d"):
+        assert card.data.license == "cc-by-nc-4.0"
+        assert "Non-commercial" in card.text
+
+
+@pytest.mark.usefixtures("auto_image_processor")
+@pytest.mark.parametrize("name", sorted(VITKD_CARDS | AIB_CARDS))
+def test_snippets_of_image_classifiers_run(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    card = ModelCard.load(FOLDER / f"{name}.md")
+    [(method, folder)] = set(re.findall(r"^hvmodels convert (\S+) \S+ (\S+)$", card.text, re.MULTILINE))
+    assert (method, folder) == ("aib" if name in AIB_CARDS else "vitkd", name)
+    if name in AIB_CARDS:
+        sizes = {"image_size": 32, "hidden_sizes": [4, 4, 4, 4], "latent_dim": 4, "num_labels": 6}
+        AIBForImageClassification(AIBConfig(**sizes)).save_pretrained(folder)
+        AIBImageProcessor().save_pretrained(folder)
+    else:
+        sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "num_hidden_layers": 1}
+        ViTForImageClassification(ViTConfig(num_labels=6, **sizes)).save_pretrained(folder)
+        ViTKDImageProcessor().save_as_vit(folder)
+    Image.new("RGB", (320, 400), "grey").save("picture.jpg")
+    for snippet in CODE.findall(card.text):
+        exec(compile(snippet, "snippet", "exec"), {})
+    assert "LABEL_" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(LIFTING_CARDS))
+def test_snippets_of_lifters_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    card = ModelCard.load(FOLDER / f"{name}.md")
+    [(method, folder)] = set(
+        re.findall(r"^hvmodels convert (\S+) \S+ (\S+)(?: --original.*)?$", card.text, re.MULTILINE)
+    )
+    assert folder == name
+    joints = int(re.search(r"# \(frames, (\d+), 2\)", card.text)[1])
+    if method == "videopose3d":
+        config = VideoPose3DConfig(hidden_size=4, filter_widths=[3, 3, 3], num_joints=joints, num_output_joints=joints)
+        VideoPose3DForPoseLifting(config).save_pretrained(folder)
+        VideoPose3DFeatureExtractor(num_frames=27).save_pretrained(folder)
+    else:
+        MartinezFCNForPoseLifting(MartinezFCNConfig(hidden_size=4)).save_pretrained(folder)
+        MartinezFCNFeatureExtractor().save_pretrained(folder)
+    np.save("poses.npy", np.tile(np.array(STANDING[:joints], float), (40, 1, 1)))
+    for snippet in CODE.findall(card.text):
+        variables = {}
+        exec(compile(snippet, "snippet", "exec"), variables)
+        found = variables["positions"][0] if "positions" in variables else variables["lifted"].tracks[0].keypoints
+        assert found.shape == ((14 if "positions" in variables else 40), joints, 3)

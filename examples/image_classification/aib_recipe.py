@@ -33,6 +33,7 @@ from hvmodels.models.aib import (
     AIBImageClassifierOutput,
     AIBImageProcessor,
     build_networks,
+    parameter_groups,
 )
 from hvmodels.models.aib.modeling_aib import AIBDecoder, AIBPreTrainedModel
 
@@ -203,13 +204,7 @@ class AIBRecipe:
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """SGD or Adam; anchors that are trained have a learning rate of their own."""
-        anchors, others = [], []
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                (anchors if name.endswith("anchors") else others).append(parameter)
-        groups = [{"params": others, "lr": self.learning_rate}]
-        if anchors:
-            groups.append({"params": anchors, "lr": self.learning_rate * self.anchor_ratio})
+        groups = parameter_groups(model, self.learning_rate, self.anchor_ratio)
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=0.9, weight_decay=self.weight_decay)
         return torch.optim.Adam(groups, betas=(0.5, 0.999), weight_decay=self.weight_decay)

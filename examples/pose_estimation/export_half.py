@@ -1,11 +1,12 @@
 """Write a model in float16 weights, half the size, which load as float32: `python export_half.py FOLDER NEW_FOLDER`."""
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor
 
 import hvmodels  # noqa: F401
 
@@ -16,7 +17,9 @@ def main(arguments: list[str]):
     config = AutoConfig.from_pretrained(source)
     config.dtype = torch.float32  # what the weights become when they are loaded: float16 is slow on CPUs
     config.save_pretrained(target)
-    AutoImageProcessor.from_pretrained(source).save_pretrained(target)
+    settings = json.loads((source / "preprocessor_config.json").read_text())
+    auto_class = AutoFeatureExtractor if "feature_extractor_type" in settings else AutoImageProcessor
+    auto_class.from_pretrained(source).save_pretrained(target)
     weights = {}
     for name, value in load_file(source / "model.safetensors").items():
         weights[name] = value.half() if value.is_floating_point() else value

@@ -42,7 +42,20 @@ POSE_OPTIONS = {
     "keypoint_threshold",
     "flip_test",
 }
-VIDEO_OPTIONS = {"interval", "poses", "smooth", "recover", "max_gap", "frame_rate", "layout", "trails"}
+VIDEO_OPTIONS = {
+    "interval",
+    "poses",
+    "smooth",
+    "recover",
+    "max_gap",
+    "frame_rate",
+    "lift",
+    "actions",
+    "output_3d",
+    "output_page",
+    "layout",
+    "trails",
+}
 PREDICT_OPTIONS = {
     "attention-image-classification": {"top_k", "num_samples", "seed"},
     "time-series-forecasting": {"prediction_length", "interval", "period", "missing_values"},
@@ -109,7 +122,7 @@ def predict(
         typer.Option(
             help="Picture file (png, pdf, svg) of history and forecast; for poses the picture with them, "
             "or a folder for such pictures; for classes likewise, with the attention map; for a video the video (mp4) with "
-            "poses."
+            "them; for lifted poses a picture of some, or a page (html) in which they can be turned."
         ),
     ] = None,
     prediction_length: Annotated[int | None, typer.Option(help="Steps to forecast.")] = None,
@@ -196,6 +209,24 @@ def predict(
     image_size: Annotated[
         str | None,
         typer.Option(help="Poses to lift: width and height of the picture, 1920x1080, if the file lacks them."),
+    ] = None,
+    lift: Annotated[
+        str | None,
+        typer.Option(
+            help="Videos: lift the poses to 3D by a lifting model's folder or repository, or by the embedded one: default."
+        ),
+    ] = None,
+    actions: Annotated[
+        str | None,
+        typer.Option(
+            help="Videos: tell what persons do by an action model's folder or repository, or by the embedded one: default."
+        ),
+    ] = None,
+    output_3d: Annotated[
+        Path | None, typer.Option(help="Videos with --lift: .npz or .json file for the poses in space.")
+    ] = None,
+    output_page: Annotated[
+        Path | None, typer.Option(help="Videos with --lift: page (.html) in which the persons can be turned.")
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Videos: overlay or side_by_side, of the drawn video.")] = None,
     trails: Annotated[int | None, typer.Option(help="Videos: frames for which persons leave a trail.")] = None,
@@ -356,6 +387,9 @@ def _predict_video(data: str | None, model: str, output: Path | None, plot: Path
     for name in ("smooth", "recover"):
         if options.get(name) == "none":
             options[name] = None
+    for name in ("lift", "actions"):
+        if options.get(name) == "default":
+            options[name] = True
     if "interval" in options:
         if not options["interval"].is_integer():
             raise ValueError(f"`--interval` must be a number of frames for a video, got {options['interval']}.")
@@ -376,7 +410,12 @@ def _predict_video(data: str | None, model: str, output: Path | None, plot: Path
         f"looked for in {sequence.num_detected_frames}; {time.perf_counter() - start:.1f} s"
     )
     _describe_tracks(sequence)
-    for path in (output, plot):
+    for action in sequence.actions or ():
+        typer.echo(
+            f"track {action['track_id']}: frames {action['start_frame']} to {action['end_frame'] - 1} {action['label']}, "
+            f"score {action['score']:.2f}"
+        )
+    for path in (output, plot, options.get("output_3d"), options.get("output_page")):
         if path is not None:
             typer.echo(f"Wrote {path}")
 
@@ -408,7 +447,6 @@ def _lift_poses(
 ):
     if data is None:
         raise ValueError("pose-lifting needs a file of 2D poses, such as the .npz of video-pose-estimation.")
-    _refuse("pose-lifting", {"plot": plot})
     if image_size is not None:
         sides = image_size.lower().split("x")
         if len(sides) != 2 or not all(side.isdecimal() for side in sides):
@@ -423,6 +461,15 @@ def _lift_poses(
         output.parent.mkdir(parents=True, exist_ok=True)
         sequence.save(output)
         typer.echo(f"Wrote {output}")
+    if plot is not None:
+        from .visualization.pose_3d import plot_poses_3d, write_pose_page
+
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        if plot.suffix.lower() in (".html", ".htm"):
+            write_pose_page(plot, sequence, title=Path(data).name)
+        else:
+            plot_poses_3d(sequence).savefig(plot, dpi=120)
+        typer.echo(f"Wrote {plot}")
 
 
 def _describe_tracks(sequence: Any):

@@ -19,6 +19,7 @@ from .pipelines import (
     PoseEstimationPipeline,
     PoseLiftingPipeline,
     PoseRefinementPipeline,
+    SkeletonActionRecognitionPipeline,
     TimeSeriesForecastingPipeline,
     VideoPoseEstimationPipeline,
 )
@@ -107,6 +108,27 @@ NUMPY_ARRAYS = (
     ),
 )
 
+
+class ForgottenRandomState:
+    """Stands for NumPy's random state and what it consists of, which training code keeps beside the weights; it is empty."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+RANDOM_STATES = tuple(
+    (ForgottenRandomState, f"numpy.random.{name}")
+    for name in (
+        "_pickle.__randomstate_ctor",
+        "_pickle.__bit_generator_ctor",
+        "_mt19937.MT19937",
+        "__RandomState_ctor",  # of NumPy before 1.17
+    )
+)
+
 # mmengine's logged numbers, which are kept as attributes of no meaning; where they name a method, nothing is looked up.
 MMENGINE_LOGS = (
     (Namespace, "mmengine.logging.history_buffer.HistoryBuffer"),
@@ -137,6 +159,7 @@ TASKS = {
             auto_model="AutoModelForTimeSeriesPrediction",
             input_type="multimodal",
             hub_tag="pose-lifting",
+            default_model="assets/skeletal-gnn-lifter",
         ),
         Task(
             name="pose-refinement",
@@ -145,6 +168,14 @@ TASKS = {
             input_type="multimodal",
             hub_tag="pose-refinement",
             default_model="assets/smoothnet-any-pose",
+        ),
+        Task(
+            name="skeleton-action-recognition",
+            pipeline=SkeletonActionRecognitionPipeline,
+            auto_model="AutoModelForVideoClassification",
+            input_type="multimodal",
+            hub_tag="skeleton-action-recognition",
+            default_model="assets/skeletal-gnn-actions",
         ),
         Task(
             name="time-series-forecasting",
@@ -252,6 +283,8 @@ METHODS = {
             model=pose_sequence.SkeletalGNNModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.SkeletalGNNForPoseLifting},
             feature_extractor=pose_sequence.SkeletalGNNFeatureExtractor,
+            task="pose-lifting",
+            converter="skeletal_gnn:convert",
         ),
         Method(
             name="skeletal-gnn-action",
@@ -261,6 +294,9 @@ METHODS = {
             config=pose_sequence.SkeletalGNNActionConfig,
             model=pose_sequence.SkeletalGNNActionModel,
             heads={"AutoModelForVideoClassification": pose_sequence.SkeletalGNNForActionRecognition},
+            feature_extractor=pose_sequence.SkeletonActionFeatureExtractor,
+            task="skeleton-action-recognition",
+            converter="skeletal_gnn:convert",
         ),
         Method(
             name="deciwatch",
@@ -294,6 +330,10 @@ METHODS = {
             config=pose_sequence.VideoPose3DConfig,
             model=pose_sequence.VideoPose3DModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.VideoPose3DForPoseLifting},
+            feature_extractor=pose_sequence.VideoPose3DFeatureExtractor,
+            task="pose-lifting",
+            converter="videopose3d:convert",
+            checkpoint_types=(*NUMPY_ARRAYS, *RANDOM_STATES),
         ),
         Method(
             name="martinez-fcn",
@@ -303,6 +343,10 @@ METHODS = {
             config=pose_sequence.MartinezFCNConfig,
             model=pose_sequence.MartinezFCNModel,
             heads={"AutoModelForTimeSeriesPrediction": pose_sequence.MartinezFCNForPoseLifting},
+            feature_extractor=pose_sequence.MartinezFCNFeatureExtractor,
+            task="pose-lifting",
+            converter="martinez_fcn:convert",
+            checkpoint_types=NUMPY_ARRAYS,
         ),
     )
 }

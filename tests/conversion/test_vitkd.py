@@ -252,6 +252,11 @@ def test_losses_that_do_not_fit(names, losses, message):
         read_losses(names, {"distill": losses})
 
 
+def test_another_kind_of_label_smoothing():
+    with pytest.raises(ValueError, match=r"`label_smooth_mode` must be 'original'.* got 'classy_vision'"):
+        read_losses(["distiller.mask_token"], {"label_smooth_mode": "classy_vision"})
+
+
 @needs_reference("vitkd", SOFT)
 def test_averaged_weights_are_those_of_the_state_dict(tmp_path):
     folder = reference_folder("vitkd", SOFT)

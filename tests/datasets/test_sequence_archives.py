@@ -10,6 +10,7 @@ import pytest
 
 from hvmodels.datasets.sequence_archives import (
     convert_sequence_archive,
+    read_object_archive,
     read_sequence_archive,
     write_sequence_archive,
 )
@@ -79,6 +80,25 @@ def test_conversion_keeps_values_and_drops_pickles(tmp_path):
             np.testing.assert_array_equal(first, second)
 
 
+def test_dicts(tmp_path):
+    """As VideoPose3D writes its data: an object array without axes around one dict."""
+    poses = {
+        "S1": {"Walking 1": np.arange(6, dtype=np.float32).reshape(2, 3)},
+        "S9": {"Eating": [np.ones(2), np.zeros(3)]},
+    }
+    np.savez_compressed(tmp_path / "file.npz", positions=poses, metadata={"num_joints": 17, "symmetry": [[1], [2]]})
+    content = read_object_archive(tmp_path / "file.npz")
+    assert content["metadata"] == {"num_joints": 17, "symmetry": [[1], [2]]}
+    assert {subject: list(actions) for subject, actions in content["positions"].items()} == {
+        "S1": ["Walking 1"],
+        "S9": ["Eating"],
+    }
+    np.testing.assert_array_equal(content["positions"]["S1"]["Walking 1"], poses["S1"]["Walking 1"])
+    assert [entry.tolist() for entry in content["positions"]["S9"]["Eating"]] == [[1, 1], [0, 0, 0]]
+    with pytest.raises(ValueError, match="was not read"):
+        read_sequence_archive(tmp_path / "file.npz")
+
+
 def test_entries_must_fit(tmp_path):
     with pytest.raises(ValueError, match=r"`entries\['pose'\]` must agree in all but the first axis"):
         write_sequence_archive(tmp_path / "file.npz", {"pose": [np.zeros((2, 3)), np.zeros((2, 4))]})
@@ -124,6 +144,9 @@ def test_hostile_pickles_are_refused(tmp_path, make, found, protocol):
     write_pickle(tmp_path / "file.npz", pickle.dumps(make(tmp_path), protocol=protocol))
     with pytest.raises(ValueError, match=rf"`path` .*file.npz' was not read: .*{found}.* No code of it was run"):
         read_sequence_archive(tmp_path / "file.npz")
+    if found != "a dict":
+        with pytest.raises(ValueError, match=rf"`path` .*file.npz' was not read: .*{found}.* No code of it was run"):
+            read_object_archive(tmp_path / "file.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["file.npz"]
 
 
@@ -145,8 +168,9 @@ def test_hostile_pickles_are_refused(tmp_path, make, found, protocol):
 )
 def test_damaged_pickles_are_refused(tmp_path, content):
     write_pickle(tmp_path / "file.npz", content)
-    with pytest.raises(ValueError, match=r"`path` .*file.npz' (was not read|must be an npz archive)"):
-        read_sequence_archive(tmp_path / "file.npz")
+    for read in (read_sequence_archive, read_object_archive):
+        with pytest.raises(ValueError, match=r"`path` .*file.npz' (was not read|must be an npz archive)"):
+            read(tmp_path / "file.npz")
 
 
 def test_data_type_with_another_state_is_refused(tmp_path):

@@ -274,7 +274,8 @@ def test_recipes_are_those_of_the_published_models(scripts, names, anchors, late
 def test_learning_rates_are_those_of_the_original(scripts, names, key):
     recipe = make_recipe(scripts, *names)
     parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
-    model = nn.ParameterDict({"weight": parameters[0], "anchors": parameters[1]})
+    attention = nn.ParameterDict({"anchors": parameters[1]})
+    model = nn.ModuleDict({"other": nn.ParameterDict({"weight": parameters[0]}), "attention": attention})
     optimizer = recipe.make_optimizer(model)
     scheduler = recipe.make_scheduler(optimizer, steps_per_epoch=2)
     expected = load_file(reference_folder("aib", "recipe") / "io.safetensors")

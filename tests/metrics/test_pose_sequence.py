@@ -7,13 +7,20 @@ from hvmodels.metrics.pose_sequence import (
     acceleration_error,
     acceleration_errors,
     align_poses,
+    hardest_mpjpe,
     joint_errors,
+    mean_over_actions,
     mpjpe,
+    mpjve,
     mpvpe,
+    n_mpjpe,
     pa_mpjpe,
     root_relative,
+    scale_poses,
     sequence_pck,
     summarize_pose_sequences,
+    velocity_errors,
+    weighted_mpjpe,
 )
 from tests.reference_cases import reference_case, reference_folder
 
@@ -328,3 +335,113 @@ def test_pck_of_every_joint(fixtures, threshold):
     for joint in range(15):
         one = sequence_pck([predictions[:, [joint]]], [targets[:, [joint]]], [boxes], threshold)
         assert one == pytest.approx(expected[joint], abs=1e-6)
+
+
+# Lifting
+
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+
+
+def reference_values(method, case):
+    return load_file(reference_folder(method, case) / "io.safetensors")
+
+
+@pytest.mark.parametrize("poses", ["near", "similar", "mirrored"])
+def test_metrics_of_videopose3d(poses):
+    """Mirrored poses, whose best orthogonal map is a reflection, among them."""
+    values = reference_values("videopose3d", "geometry_metrics")
+    predictions, targets = values[f"input.pred.{poses}"], values["input.target"]
+    for name, metric in {"mpjpe": mpjpe, "p_mpjpe": pa_mpjpe, "n_mpjpe": n_mpjpe, "mpjve": mpjve}.items():
+        np.testing.assert_allclose(metric(predictions, targets), values[f"output.{name}.{poses}"], **EXACT)
+        tensors = torch.from_numpy(predictions), torch.from_numpy(targets)
+        np.testing.assert_allclose(metric(*tensors), values[f"output.{name}.{poses}"], **EXACT)
+    if poses == "near":
+        weights = values["input.weights"][..., 0]  # (frames, 1), one a pose
+        weighted = weighted_mpjpe(predictions, targets, weights)
+        np.testing.assert_allclose(weighted, values["output.weighted_mpjpe"], **EXACT)
+        np.testing.assert_allclose(weighted_mpjpe(predictions, targets, torch.from_numpy(weights)), weighted)
+
+
+@pytest.mark.parametrize("case", [reference_case("skeletal_gnn", "metrics")])
+def test_metrics_of_skeletal_gnn(case):
+    values = reference_values("skeletal_gnn", case)
+    predictions, targets = values["input.pred"], values["input.target"]
+    ours = {
+        "mpjpe": mpjpe(predictions, targets),
+        "pa_mpjpe": pa_mpjpe(predictions, targets),
+        "n_mpjpe": n_mpjpe(predictions, targets),
+        "mpjve": mpjve(predictions, targets),
+        "hard5_mpjpe": hardest_mpjpe(predictions, targets),
+        "hard10_mpjpe": hardest_mpjpe(predictions, targets, 0.1),
+        "mpjpe_mean_over_actions": mean_over_actions(joint_errors(predictions, targets), values["input.action_ids"]),
+    }
+    assert {f"output.{name}" for name in ours} | {"output.pa_aligned"} == {key for key in values if "output" in key}
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, values[f"output.{name}"][0], **EXACT)
+    np.testing.assert_allclose(align_poses(predictions, targets), values["output.pa_aligned"], **EXACT)
+
+
+def test_metrics_of_the_fully_connected_baseline():
+    """In millimetres, with the disparity that Procrustes alignment leaves."""
+    values = reference_values("martinez_fcn", "postprocess")
+    predictions, targets = values["input.pred_mm"], values["input.gt_mm"]
+    aligned = align_poses(predictions, targets)
+    np.testing.assert_allclose(mpjpe(predictions, targets), values["output.mpjpe_mm"], **EXACT)
+    np.testing.assert_allclose(pa_mpjpe(predictions, targets), values["output.pa_mpjpe_mm"], **EXACT)
+    np.testing.assert_allclose(aligned, values["output.aligned_mm"], **EXACT)
+    spread = np.square(targets - targets.mean(axis=1, keepdims=True)).sum(axis=(1, 2))
+    np.testing.assert_allclose(
+        np.square(aligned - targets).sum(axis=(1, 2)) / spread, values["output.procrustes_d"], **EXACT
+    )
+
+
+def test_scale():
+    random = np.random.default_rng(0)
+    targets = random.normal(size=(2, 5, 17, 3))
+    np.testing.assert_allclose(scale_poses(targets * random.uniform(0.1, 9, size=(2, 5, 1, 1)), targets), targets)
+    assert n_mpjpe(3 * targets, targets) < 1e-12
+    assert not scale_poses(np.zeros((17, 3)), targets[0, 0]).any()
+
+
+def test_velocity():
+    targets = np.random.default_rng(0).normal(size=(4, 6, 5, 3))
+    predictions = targets + np.arange(6)[:, None, None] * np.array([3.0, 0, 4])  # 5 a frame faster
+    np.testing.assert_allclose(velocity_errors(predictions, targets), np.full((4, 5, 5), 5.0))
+    assert mpjve(targets + 7, targets) < 1e-12
+    with pytest.raises(ValueError, match="a velocity two"):
+        mpjve(targets[:, :1], targets[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("poses", "share", "count"), [(40, 0.05, 2), (41, 0.05, 3), (3, 0.05, 1), (20, 0.15, 3), (7, 1, 7)]
+)
+def test_hardest_poses(poses, share, count):
+    """The top ceil(share of the poses), although 0.15 * 20 is above 3 in binary."""
+    errors = np.random.default_rng(0).permutation(poses) + 1.0
+    targets = np.zeros((poses, 17, 3))
+    predictions = targets + errors[:, None, None] * [1, 0, 0]
+    assert hardest_mpjpe(predictions, targets, share) == pytest.approx(np.arange(poses - count + 1, poses + 1).mean())
+
+
+def test_actions_weigh_alike():
+    assert mean_over_actions([1, 1, 1, 5], ["walk", "walk", "walk", "sit"]) == 3
+    assert mean_over_actions([[1, 3], [5, 7]], [0, 1]) == 4
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda poses: mean_over_actions([1, 2], ["walk"]), "`actions` must be one for each of the poses"),
+        (lambda poses: mean_over_actions([], []), "one pose at least"),
+        (lambda poses: hardest_mpjpe(poses, poses, 0), r"`share` must be in \(0, 1\]"),
+        (lambda poses: hardest_mpjpe(poses[:0], poses[:0]), "one pose at least"),
+        (lambda poses: weighted_mpjpe(poses, poses, np.ones((2, 1, 1, 1))), "`weights` must broadcast"),
+        (lambda poses: weighted_mpjpe(poses, poses, np.nan), "`weights` must be finite"),
+        (lambda poses: mpjve(poses[0], poses[0]), r"must have shape \(..., frames, joints, dims\)"),
+        (lambda poses: n_mpjpe(poses * np.nan, poses), "must be finite"),
+    ],
+    ids=range(8),
+)
+def test_bad_lifting_metrics(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(np.ones((4, 5, 3)))

@@ -1,5 +1,7 @@
 """The pipeline from 2D poses to poses in space: every form of input, all three models, what it refuses."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hvmodels.models.pose_sequence import (
     MartinezFCNConfig,
     MartinezFCNForPoseLifting,
     PoseLiftingFeatureExtractor,
+    SkeletalGNNForPoseLifting,
     SmoothNetConfig,
     SmoothNetFeatureExtractor,
     SmoothNetForPoseRefinement,
@@ -19,6 +22,7 @@ from hvmodels.models.pose_sequence import (
     VideoPose3DForPoseLifting,
 )
 from hvmodels.pipelines import pipeline_pose_lifting
+from tests.datasets.test_pose_lifting import STANDING as UPRIGHT
 from tests.models.pose_sequence.test_feature_extraction_pose_lifting import COCO_STANDING, SIZE, person
 
 
@@ -68,6 +72,21 @@ def test_every_model_lifts_as_by_hand(name):
     np.testing.assert_allclose(track.keypoints, expected["poses"], atol=1e-6)
     assert track.keypoints.shape == (12, 17, 3)
     assert (track.keypoints[:, 0] == 0).all()
+
+
+def test_embedded_model():
+    """A person who stands 5 m away, seen by the training's camera from the front and turned by an eighth."""
+    lifter = pipeline("pose-lifting")
+    assert type(lifter.model) is SkeletalGNNForPoseLifting
+    assert sum(file.stat().st_size for file in Path(lifter.model.name_or_path).iterdir()) < 1.5e6
+    for angle in (0.0, np.pi / 4):
+        x, y, z = UPRIGHT.T
+        turned = np.stack([np.cos(angle) * x - np.sin(angle) * y, -z, np.sin(angle) * x + np.cos(angle) * y], axis=-1)
+        truth = turned - turned[0]
+        seen = turned + np.array([0.3, 1.3, 5.0])
+        keypoints = 1145 * seen[:, :2] / seen[:, 2:] + 500
+        (track,) = lifter(keypoints[None], image_size=(1000, 1000)).tracks
+        assert np.linalg.norm(track.keypoints[0] - truth, axis=-1).mean() < 0.1
 
 
 def test_sequence(lifter):

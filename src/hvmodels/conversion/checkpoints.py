@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from ..methods import METHODS
 
 
-WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
+WRAPPER_KEYS = ("state_dict", "model", "model_state_dict", "model_pos")
 
 
 def open_checkpoint(path: str | PathLike, allowed_types: Sequence[type] = ()) -> Any:
@@ -110,6 +111,46 @@ def read_checkpoint(
 ) -> dict[str, torch.Tensor]:
     """Weights of a file; arguments and errors as in `open_checkpoint` and `take_weights`."""
     return take_weights(open_checkpoint(path, allowed_types), path, entry)
+
+
+def check_fits(state_dict: Mapping[str, torch.Tensor], model: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Check that converted weights are those of a model.
+
+    Args:
+        state_dict: Weights by our names.
+        model: The model, which may be on the meta device.
+        prefix: What the names of the weights have before those of the model.
+
+    Returns:
+        The weights, with a count of 0 where a batch norm of an old file counts no batches.
+
+    Raises:
+        ValueError: If weights are missing or surplus, a shape differs, or floating-point dtypes differ.
+    """
+    expected = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    state_dict = dict(state_dict)
+    for name, tensor in expected.items():
+        if name.endswith(".num_batches_tracked"):
+            state_dict.setdefault(name, torch.zeros((), dtype=tensor.dtype))
+    missing, surplus = sorted(expected.keys() - state_dict.keys()), sorted(state_dict.keys() - expected.keys())
+    if missing or surplus:
+        raise ValueError(f"`checkpoint`: the weights {missing[:6]} are missing, and {surplus[:6]} have no place.")
+    dtypes = set()
+    for name, tensor in state_dict.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"`checkpoint`: {name!r} has the shape {tuple(tensor.shape)}, but the other weights ask for "
+                f"{tuple(expected[name].shape)}."
+            )
+        if expected[name].is_floating_point():
+            dtypes.add(tensor.dtype)
+        elif tensor.is_floating_point():
+            raise ValueError(f"`checkpoint`: {name!r} must be an integer, got {tensor.dtype}.")
+    if len(dtypes) != 1 or not all(dtype.is_floating_point for dtype in dtypes):
+        raise ValueError(
+            f"`checkpoint`: all weights must have the same floating-point dtype, got {sorted(map(str, dtypes))}."
+        )
+    return state_dict
 
 
 def stored_options(content: Any) -> dict[str, Any]:

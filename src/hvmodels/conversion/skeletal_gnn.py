@@ -8,14 +8,23 @@ The authors published no checkpoint. This layout is that of the reference values
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..models.pose_sequence import SkeletalGNNActionConfig, SkeletalGNNConfig
+from ..keypoint_sets import HUMAN36M17, NTU25
+from ..models.pose_sequence import (
+    SkeletalGNNActionConfig,
+    SkeletalGNNConfig,
+    SkeletalGNNFeatureExtractor,
+    SkeletalGNNForActionRecognition,
+    SkeletalGNNForPoseLifting,
+    SkeletonActionFeatureExtractor,
+)
 from ..models.pose_sequence.configuration_skeletal_gnn import SkeletalGraphConfig
-from ..models.pose_sequence.modeling_skeletal_gnn import SkeletalGNNForActionRecognition, SkeletalGNNForPoseLifting
+from ..models.pose_sequence.skeleton_streams_skeletal_gnn import STREAMS
 from .checkpoints import flatten_options
 
 
@@ -34,6 +43,53 @@ OPTIONS = (
 NORM = ("weight", "bias", "running_mean", "running_var")
 # Units of the network for actions: names of the layout to ours.
 UNIT = {"tcn": "temporal_convolution", "down": "shortcut", "residual": "residual"}
+
+
+def convert(
+    weights: Mapping[str, torch.Tensor], options: Mapping[str, Any], source: Path
+) -> tuple[
+    SkeletalGNNForPoseLifting | SkeletalGNNForActionRecognition,
+    SkeletalGNNFeatureExtractor | SkeletonActionFeatureExtractor,
+]:
+    """Turn weights of the plain layout into model and feature extractor.
+
+    Args:
+        weights: See `convert_state_dict`.
+        options: See `convert_state_dict`; also `keypoint_names` for a skeleton that is neither Human3.6M's nor NTU's, and
+            for actions `num_frames`, 300 without.
+        source: The checkpoint's path.
+
+    Raises:
+        ValueError: If names, shapes or options do not fit together.
+    """
+    config, state_dict = convert_state_dict(weights, options)
+    options, for_actions = flatten_options(options), isinstance(config, SkeletalGNNActionConfig)
+    names = options.get("keypoint_names")
+    known = {"h36m17": HUMAN36M17, "ntu25": NTU25}
+    if names is None:
+        if not isinstance(config.skeleton, str):
+            raise ValueError("`original_config` must have `keypoint_names` for a skeleton of its own.")
+        names = list(known[config.skeleton].keypoints)
+    if for_actions:
+        model, on_ntu = SkeletalGNNForActionRecognition(config), config.skeleton == "ntu25"
+        if config.in_channels % 3:
+            raise ValueError(
+                f"`checkpoint` must read x, y, z of joints or streams, got {config.in_channels} channels."
+            )
+        processor = SkeletonActionFeatureExtractor(
+            keypoint_names=names,
+            normalization="agcn" if on_ntu else "view",
+            sampling="pad" if on_ntu else "resize",
+            num_frames=options.get("num_frames", 300),
+            num_persons=config.num_persons,
+            streams=STREAMS[: config.in_channels // 3],
+        )
+    else:
+        model = SkeletalGNNForPoseLifting(config)
+        processor = SkeletalGNNFeatureExtractor(num_frames=config.num_frames, keypoint_names=names)
+    model.to(state_dict["head.weight" if not for_actions else "classifier.weight"].dtype).eval()
+    model.load_state_dict(state_dict, strict=True)
+    return model, processor
 
 
 def convert_state_dict(
@@ -298,4 +354,4 @@ def _read_action_config(weights: Mapping[str, torch.Tensor], options: Mapping[st
     )
 
 
-__all__ = ["convert_state_dict", "layer_names", "pack_layer", "plain_state_dict", "unpack_layer"]
+__all__ = ["convert", "convert_state_dict", "layer_names", "pack_layer", "plain_state_dict", "unpack_layer"]

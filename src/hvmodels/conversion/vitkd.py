@@ -326,6 +326,11 @@ def read_losses(losses: Iterable[str], options: Mapping[str, Any]) -> dict[str, 
         fields["nkd_gamma"] = 1.5  # of the original's class; the released configurations with ViTKD say 1
     for loss, values in settings.items():
         fields |= {ours: values[name] for name, ours in LOSS_OPTIONS[loss].items() if values.get(name) is not None}
+    if options.get("label_smooth_mode", "original") != "original":
+        raise ValueError(
+            f"`original_config`: `label_smooth_mode` must be 'original', as in all released configurations, got "
+            f"{options['label_smooth_mode']!r}."
+        )
     if options.get("label_smooth_val") is not None:
         fields["label_smoothing"] = options["label_smooth_val"]
     return fields

@@ -1,8 +1,8 @@
 """npz archives with one entry a sequence: the released ones, whose object arrays are pickles, and a layout without pickles.
 
-SmoothNet and DeciWatch publish their data as object arrays. NumPy would unpickle them, and so run whatever code a
-file holds. Here a pickle can make nothing but arrays, numbers, text, and lists of them: what it names is replaced by classes of
-this module, and anything else is refused.
+SmoothNet and DeciWatch publish their data as object arrays, VideoPose3D as arrays of one dict. NumPy would unpickle them, and so
+run whatever code a file holds. Here a pickle can make nothing but arrays, numbers, text, and lists and dicts of them: what it
+names is replaced by classes of this module, and anything else is refused.
 
 The safe layout holds, for each key, the rows of all entries one after another under `key`, and the number of rows of
 each entry under `key.rows`; text is UTF-8 bytes.
@@ -106,19 +106,23 @@ class _Unpickler(pickle._Unpickler):  # the one in C makes room for as many obje
         return _ALLOWED[module, name]
 
 
-def _plain(value: Any) -> Any:
-    """An unpickled value as arrays, numbers, text, and lists of them."""
+def _plain(value: Any, dicts: bool = False) -> Any:
+    """An unpickled value as arrays, numbers, text, and lists and, where they are allowed, dicts of them."""
     if isinstance(value, _Array):
         if isinstance(value.values, np.ndarray):
             return value.values
-        parts = [_plain(part) for part in value.values]
+        parts = [_plain(part, dicts) for part in value.values]
+        if value.shape == ():
+            return parts[0]
         for size in value.shape[:0:-1]:
             parts = [parts[start : start + size] for start in range(0, len(parts), max(size, 1))]
         return parts
     if isinstance(value, _Scalar):
         return value.value
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_plain(part, dicts) for part in value]
+    if dicts and isinstance(value, dict) and all(isinstance(key, str | int) for key in value):
+        return {key: _plain(part, dicts) for key, part in value.items()}
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
     raise pickle.UnpicklingError(f"a {type(value).__name__}")
@@ -162,17 +166,17 @@ def _as_entry(value: Any, key: str) -> np.ndarray:
     return array
 
 
-def _read_member(archive: zipfile.ZipFile, name: str) -> Any:
-    """The array of a member, or the lists of an object array."""
+def _read_member(archive: zipfile.ZipFile, name: str, dicts: bool = False) -> Any:
+    """The array of a member, or the lists of an object array, or the value of one without axes."""
     with archive.open(name) as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(file)
         if dtype.hasobject:
-            value = _plain(_Unpickler(file, encoding="latin1").load())
-            if len(value) != (shape[0] if shape else -1):
+            value = _Unpickler(file, encoding="latin1").load()
+            if not isinstance(value, _Array) or not isinstance(value.values, list) or value.shape != shape:
                 raise pickle.UnpicklingError("another array than its header says")
-            return value
+            return _plain(value, dicts)
     with archive.open(name) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -214,6 +218,34 @@ def read_sequence_archive(path: str | PathLike) -> dict[str, list[np.ndarray]]:
         ) from error
 
 
+def read_object_archive(path: str | PathLike) -> dict[str, Any]:
+    """Read an archive of nested dicts and lists of arrays, as VideoPose3D's, without running code that it may hold.
+
+    Args:
+        path: `.npz` file.
+
+    Returns:
+        For each key its value: an array, or the dicts and lists of an object array.
+
+    Raises:
+        ValueError: If the file is absent, damaged, of another kind, or holds anything else than arrays, numbers, text, and lists
+            and dicts of them.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            return {name.removesuffix(".npy"): _read_member(archive, name, dicts=True) for name in names}
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"`path` {str(path)!r} was not read: its pickle may hold arrays, numbers, text, lists and dicts only, and it has "
+            f"{error}. No code of it was run."
+        ) from None
+    except Exception as error:  # as in `read_sequence_archive`
+        raise ValueError(
+            f"`path` {str(path)!r} must be an npz archive, and cannot be read ({type(error).__name__}: {error})."
+        ) from error
+
+
 def write_sequence_archive(path: str | PathLike, entries: dict[str, list[np.ndarray]]):
     """Write an archive of the safe layout, without pickles.
 
@@ -241,4 +273,10 @@ def convert_sequence_archive(source: str | PathLike, target: str | PathLike):
     write_sequence_archive(target, read_sequence_archive(source))
 
 
-__all__ = ["convert_sequence_archive", "read_sequence_archive", "unpickle_dict", "write_sequence_archive"]
+__all__ = [
+    "convert_sequence_archive",
+    "read_object_archive",
+    "read_sequence_archive",
+    "unpickle_dict",
+    "write_sequence_archive",
+]

@@ -1,4 +1,4 @@
-"""Errors of poses and of sequences of them: MPJPE, PA-MPJPE, acceleration error, MPVPE, PCK.
+"""Errors of poses and of sequences of them: MPJPE, PA-MPJPE, N-MPJPE, MPJVE, acceleration error, MPVPE, PCK.
 
 MPJPE and, after the best similarity transform of each pose, PA-MPJPE are means over poses and joints of Euclidean
 distances, in the unit of the poses (millimetres by custom). They hold for any number of leading dimensions (frames,
@@ -6,6 +6,7 @@ persons) and for 2-D poses as well. The transform is that of each single pose wh
 evaluation of SmoothNet and DeciWatch takes joints for axes if a sequence has exactly 2 or 3 frames.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,25 @@ def align_poses(predictions: Any, targets: Any) -> np.ndarray:
     return scale[..., None, None] * (centred @ rotation) + target_mean
 
 
+def scale_poses(predictions: Any, targets: Any) -> np.ndarray:
+    """Each predicted pose as large as fits its target best, neither moved nor turned; take `root_relative` poses.
+
+    Args:
+        predictions: (..., joints, dims), array or tensor.
+        targets: Same shape.
+
+    Returns:
+        The scaled predictions, float64; one whose joints are all in the origin stays there.
+
+    Raises:
+        ValueError: If shapes differ, or a value is not finite.
+    """
+    predictions, targets = _as_pair(predictions, targets)
+    products = (predictions * targets).sum(axis=(-1, -2), keepdims=True)
+    squares = np.square(predictions).sum(axis=(-1, -2), keepdims=True)
+    return predictions * np.divide(products, squares, out=np.zeros_like(products), where=squares > 0)
+
+
 def joint_errors(predictions: Any, targets: Any, align: bool = False) -> np.ndarray:
     """Distance of each joint to its target: (..., joints).
 
@@ -97,6 +117,76 @@ def pa_mpjpe(predictions: Any, targets: Any) -> float:
     return _mean(joint_errors(predictions, targets, align=True))
 
 
+def n_mpjpe(predictions: Any, targets: Any) -> float:
+    """Mean per-joint position error after each pose (..., joints, dims) was scaled, see `scale_poses`.
+
+    Raises:
+        ValueError: If shapes differ, a value is not finite, or there is no pose.
+    """
+    return _mean(joint_errors(scale_poses(predictions, targets), targets))
+
+
+def weighted_mpjpe(predictions: Any, targets: Any, weights: Any) -> float:
+    """Mean over poses and joints of the position error times a weight, as VideoPose3D measures trajectories.
+
+    Args:
+        predictions: (..., joints, dims), array or tensor.
+        targets: Same shape.
+        weights: Shape that broadcasts to (..., joints); for a trajectory one over the depth. They are not divided by their sum.
+
+    Raises:
+        ValueError: If shapes do not fit, a value is not finite, or there is no pose.
+    """
+    errors = joint_errors(predictions, targets)
+    weights = np.asarray(weights.detach().cpu().double() if hasattr(weights, "detach") else weights, dtype=np.float64)
+    if not np.isfinite(weights).all():
+        raise ValueError("`weights` must be finite, got NaN or infinite values.")
+    try:
+        weights = np.broadcast_to(weights, errors.shape)
+    except ValueError:
+        raise ValueError(
+            f"`weights` must broadcast to the shape {errors.shape} of the joints' errors, got {weights.shape}."
+        ) from None
+    return _mean(weights * errors)
+
+
+def hardest_mpjpe(predictions: Any, targets: Any, share: float = 0.05) -> float:
+    """MPJPE of the hardest poses (..., joints, dims): those with the largest errors, so many of all, one at least.
+
+    Args:
+        predictions: (..., joints, dims), array or tensor.
+        targets: Same shape.
+        share: Of the poses, rounded up to a whole number of them.
+
+    Raises:
+        ValueError: If `share` is not in (0, 1], shapes differ, a value is not finite, or there is no pose.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"`share` must be in (0, 1], got {share!r}.")
+    errors = joint_errors(predictions, targets).mean(axis=-1).ravel()
+    # Rounded first, so that 5 % of 40 poses are 2, whatever 0.05 is in binary.
+    count = math.ceil(round(share * errors.size, 9))
+    return _mean(np.sort(errors)[errors.size - count :])
+
+
+def mean_over_actions(errors: Any, actions: Sequence[Any]) -> float:
+    """Mean over the actions of the mean error of each, so that a long recording weighs as much as a short one.
+
+    Args:
+        errors: (poses,) or (poses, ...), such as `joint_errors`.
+        actions: Name or number of each pose's action.
+
+    Raises:
+        ValueError: If numbers differ, or there is no pose.
+    """
+    errors, actions = np.asarray(errors, dtype=np.float64), np.asarray(actions)
+    if errors.ndim == 0 or actions.shape != errors.shape[:1]:
+        raise ValueError(
+            f"`actions` must be one for each of the poses of `errors` {errors.shape}, got shape {actions.shape}."
+        )
+    return _mean(np.array([errors[actions == action].mean() for action in np.unique(actions)]))
+
+
 def mpvpe(predictions: Any, targets: Any) -> float:
     """Mean per-vertex position error of meshes (..., vertices, 3), as they stand: no root is taken off.
 
@@ -104,6 +194,28 @@ def mpvpe(predictions: Any, targets: Any) -> float:
         ValueError: If shapes differ, a value is not finite, or there is no mesh.
     """
     return _mean(joint_errors(predictions, targets))
+
+
+def velocity_errors(predictions: Any, targets: Any) -> np.ndarray:
+    """Length of the difference of velocities, the first differences in time: (..., frames - 1, joints), unit per frame.
+
+    Args:
+        predictions: (..., frames, joints, dims), array or tensor.
+        targets: Same shape.
+
+    Raises:
+        ValueError: If shapes differ, or a value is not finite.
+    """
+    return _difference_errors(predictions, targets, 1)
+
+
+def mpjve(predictions: Any, targets: Any) -> float:
+    """Mean per-joint velocity error of one sequence (..., frames, joints, dims), see `velocity_errors`.
+
+    Raises:
+        ValueError: If shapes differ, a value is not finite, or there are not two frames.
+    """
+    return _mean(velocity_errors(predictions, targets))
 
 
 def acceleration_errors(predictions: Any, targets: Any) -> np.ndarray:
@@ -118,10 +230,7 @@ def acceleration_errors(predictions: Any, targets: Any) -> np.ndarray:
     Raises:
         ValueError: If shapes differ, or a value is not finite.
     """
-    predictions, targets = _as_pair(predictions, targets)
-    if predictions.ndim < 3:
-        raise ValueError(f"`predictions` must have shape (..., frames, joints, dims), got {predictions.shape}.")
-    return np.linalg.norm(np.diff(predictions - targets, n=2, axis=-3), axis=-1)
+    return _difference_errors(predictions, targets, 2)
 
 
 def acceleration_error(predictions: Any, targets: Any, zero_ends: bool = False) -> float:
@@ -278,9 +387,19 @@ def _mean_of_known(values: np.ndarray) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
+def _difference_errors(predictions: Any, targets: Any, order: int) -> np.ndarray:
+    """Length of the difference of the differences in time of this order: (..., frames - order, joints)."""
+    predictions, targets = _as_pair(predictions, targets)
+    if predictions.ndim < 3:
+        raise ValueError(f"`predictions` must have shape (..., frames, joints, dims), got {predictions.shape}.")
+    return np.linalg.norm(np.diff(predictions - targets, n=order, axis=-3), axis=-1)
+
+
 def _mean(errors: np.ndarray) -> float:
     if errors.size == 0:
-        raise ValueError("`predictions` must have one pose at least, an acceleration three frames, got none.")
+        raise ValueError(
+            "`predictions` must have one pose at least, a velocity two, an acceleration three frames, got none."
+        )
     return float(errors.mean())
 
 
@@ -306,11 +425,18 @@ __all__ = [
     "acceleration_error",
     "acceleration_errors",
     "align_poses",
+    "hardest_mpjpe",
     "joint_errors",
+    "mean_over_actions",
     "mpjpe",
+    "mpjve",
     "mpvpe",
+    "n_mpjpe",
     "pa_mpjpe",
     "root_relative",
+    "scale_poses",
     "sequence_pck",
     "summarize_pose_sequences",
+    "velocity_errors",
+    "weighted_mpjpe",
 ]

@@ -4,6 +4,7 @@ from .pipeline_attention_image_classification import AttentionImageClassificatio
 from .pipeline_pose_estimation import PoseEstimationPipeline
 from .pipeline_pose_lifting import PoseLiftingPipeline
 from .pipeline_pose_refinement import PoseRefinementPipeline
+from .pipeline_skeleton_action_recognition import SkeletonActionRecognitionPipeline
 from .pipeline_time_series_forecasting import TimeSeriesForecastingPipeline
 from .pipeline_video_pose_estimation import VideoPoseEstimationPipeline
 
@@ -13,6 +14,7 @@ __all__ = [
     "PoseEstimationPipeline",
     "PoseLiftingPipeline",
     "PoseRefinementPipeline",
+    "SkeletonActionRecognitionPipeline",
     "TimeSeriesForecastingPipeline",
     "VideoPoseEstimationPipeline",
 ]

@@ -18,7 +18,7 @@ from ..pose_sequences import PoseSequence, PoseTrack
 from .pose_recovery import DEFAULT_BATCH_SIZE, track_batches
 
 
-WINDOWS_AT_A_TIME = 1024
+WINDOWS_AT_A_TIME = 8192
 UNSEEN_JOINTS = ("raise", "nan")
 
 
@@ -202,7 +202,9 @@ class PoseLiftingPipeline(Pipeline):
                 if track is None
                 else replace(track, keypoints=poses, scores=scores)
             )
-        return PoseSequence(tracks, keypoint_names=self.feature_extractor.keypoint_names, unit="metre", **job.known)
+        return PoseSequence(
+            tracks, keypoint_names=self.feature_extractor.output_keypoint_names, unit="metre", **job.known
+        )
 
 
 def _read(data: Any, scores: Any, known: dict[str, Any]) -> _Job:

@@ -1,4 +1,4 @@
-"""Videos in, poses over time out: find the persons, follow them, fill in the frames between, smooth, draw."""
+"""Videos in, poses over time out: find the persons, follow them, fill in the frames between, smooth, lift, draw."""
 
 import tempfile
 from abc import ABC, abstractmethod
@@ -17,11 +17,13 @@ from ..keypoint_sets import find_keypoint_set
 from ..pose_sequences import BOX_SIDES, PoseSequence
 from ..tracking import BoxFollower, PoseTracker
 from ..video import VideoFrame, VideoReader, VideoWriter, read_video
+from ..visualization.pose_3d import write_lifted_video, write_pose_page
 from ..visualization.pose_video import LAYOUTS, write_pose_video
 from .person_boxes import read_boxes
 from .person_search import MotionMap, find_person_box
 from .person_stream import PersonStream
 from .pipeline_pose_estimation import PoseEstimationPipeline
+from .track_lifting import in_the_picture, lift_sequence, load_pipeline, recognize_actions
 from .track_refinement import DEFAULT_RECOVERER, DEFAULT_SMOOTHER, load_refiner, recover_sequence, smooth_sequence
 
 
@@ -35,9 +37,14 @@ class VideoPoseSequence(PoseSequence):
 
     Args:
         num_detected_frames: Frames in which persons were looked for; the poses of the others come from these.
+        lifted: The same persons in space, in metres relative to their pelvis and in the camera's axes, if asked for.
+        actions: What they do, if asked for, as `pipeline("skeleton-action-recognition")` has it: windows of each track with
+            `track_id`, `start_frame`, `end_frame`, `label` and `score`.
     """
 
     num_detected_frames: int | None = None
+    lifted: PoseSequence | None = None
+    actions: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,12 @@ class VideoOptions:
     boxes: Any = None
     poses: Any = None
     max_gap: int | None = None
+    lift: Any = None
+    actions: Any = None
     output: str | PathLike | None = None
     output_video: str | PathLike | None = None
+    output_3d: str | PathLike | None = None
+    output_page: str | PathLike | None = None
     layout: str = "overlay"
     trails: int = 0
     keypoint_threshold: float = 0.0
@@ -65,8 +76,13 @@ class VideoOptions:
                 raise ValueError(f"`{name}` must be an integer from {least} on, got {value!r}.")
         if self.layout not in LAYOUTS:
             raise ValueError(f"`layout` must be one of {list(LAYOUTS)}, got {self.layout!r}.")
-        if self.output is not None and Path(self.output).suffix.lower() not in (".npz", ".json"):
-            raise ValueError(f"`output` must end in .npz or .json, got {str(self.output)!r}.")
+        suffixes = {"output": (".npz", ".json"), "output_3d": (".npz", ".json"), "output_page": (".html", ".htm")}
+        for name, allowed in suffixes.items():
+            path = getattr(self, name)
+            if path is not None and Path(path).suffix.lower() not in allowed:
+                raise ValueError(f"`{name}` must end in {' or '.join(allowed)}, got {str(path)!r}.")
+            if path is not None and name != "output" and not (self.lift or self.actions):
+                raise ValueError(f"`{name}` needs `lift`, which tells the poses in space.")
         if self.boxes is not None and self.poses is not None:
             raise ValueError("`boxes` and `poses` were both given; pass one of them.")
 
@@ -99,8 +115,15 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
             the embedded "smoothnet-any-pose" where every frame is looked at; DeciWatch is smooth by itself.
         frame_rate: Resample the video to so many frames a second; for images, what they have (default 30).
         max_gap: Frames for which a person may be out of sight and still be the same; default one second.
+        lift: Lift the poses to 3D, and smooth them there again: a `pipeline("pose-lifting")`, a model's folder or repository, or True for the embedded
+            one. Default None.
+        actions: Tell what persons do, from their poses in space (with the embedded lifter unless `lift` is another): a
+            `pipeline("skeleton-action-recognition")`, a model's folder or repository, or True. Default None.
         output: File for the poses, .npz or .json; see `hvmodels.pose_sequences`.
-        output_video: File for the video with the poses drawn into it (.mp4, H.264, without sound).
+        output_video: File for the video with the poses drawn into it (.mp4, H.264, without sound); with `lift` the persons
+            in space are beside it.
+        output_3d: File for the poses in space, .npz or .json.
+        output_page: File for a page (.html) in which the persons in space can be turned; it needs no network.
         layout: Of that video, `"overlay"` (default) or `"side_by_side"` with the original.
         trails: Frames for which persons leave a trail in it; default 0.
         keypoint_threshold: Draw only keypoints of a higher score; default 0.
@@ -108,7 +131,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
         threshold: Least score of a person. Default 0.4 for those who are followed, else that of the pose pipeline.
 
     Returns:
-        A `VideoPoseSequence`: the tracks, and `num_detected_frames`. Where a person was out of sight for a while, the
+        A `VideoPoseSequence`: the tracks, `num_detected_frames`, `lifted` and `actions`. Where a person was out of sight for a while, the
         scores of the keypoints are 0.
     """
 
@@ -150,16 +173,25 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
             if options.output is not None:
                 Path(options.output).parent.mkdir(parents=True, exist_ok=True)
                 sequence.save(options.output)
-            if options.output_video is not None:
-                write_pose_video(
-                    options.output_video,
-                    reader if reader.is_rewindable else _unspool(spool, reader),
-                    sequence,
-                    self._links(sequence.keypoint_names),
-                    layout=options.layout,
-                    trails=options.trails,
-                    keypoint_threshold=options.keypoint_threshold,
+            if options.output_3d is not None:
+                Path(options.output_3d).parent.mkdir(parents=True, exist_ok=True)
+                sequence.lifted.save(options.output_3d)
+            placed = None if sequence.lifted is None else in_the_picture(sequence.lifted, sequence)
+            if options.output_page is not None:
+                write_pose_page(
+                    options.output_page, placed, actions=sequence.actions or (), title=Path(reader.name).name
                 )
+            if options.output_video is not None:
+                drawing = {"layout": options.layout, "trails": options.trails}
+                drawing["keypoint_threshold"] = options.keypoint_threshold
+                readable = reader if reader.is_rewindable else _unspool(spool, reader)
+                links = self._links(sequence.keypoint_names)
+                if placed is None:
+                    write_pose_video(options.output_video, readable, sequence, links, **drawing)
+                else:
+                    write_lifted_video(
+                        options.output_video, readable, sequence, placed, links, sequence.actions or (), **drawing
+                    )
         return sequence
 
     def stream(self, video: Any, delay: int | None = None, **options: Any) -> PersonStream:
@@ -182,10 +214,11 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
         Raises:
             ValueError: If an option is for calls only, or out of range.
         """
-        for name in ("output", "output_video", "recover"):
+        for name in ("output", "output_video", "output_3d", "output_page", "recover", "lift", "actions"):
             if options.get(name) is not None:
                 raise ValueError(f"`{name}` cannot be used with `stream`.")
-        options, pose_options = self._read_options({**options, "recover": None})
+        given = {**options, "recover": None, "lift": None, "actions": None, "output_3d": None, "output_page": None}
+        options, pose_options = self._read_options(given)
         reader = read_video(video, options.frame_rate)
         finder = self._finder(reader, options, pose_options)
         smoother = options.smooth[0] if isinstance(options.smooth, tuple) else options.smooth
@@ -206,6 +239,8 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
             options,
             recover=load_refiner("recover", recover, self.device),
             smooth=load_refiner("smooth", smooth, self.device),
+            lift=load_pipeline("lift", "pose-lifting", options.lift or bool(options.actions), self.device),
+            actions=load_pipeline("actions", "skeleton-action-recognition", options.actions, self.device),
         )
         self._sanitize_parameters(**{name: value for name, value in rest.items() if name != "batch_size"})
         return options, rest
@@ -265,6 +300,7 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
     def _refine(self, sequence: PoseSequence, options: VideoOptions, looked_at: int) -> VideoPoseSequence:
         sequence = recover_sequence(sequence, options.recover, options.interval)
         sequence = smooth_sequence(sequence, options.smooth)
+        lifted = lift_sequence(sequence, options.lift, options.smooth)
         return VideoPoseSequence(
             sequence.tracks,
             sequence.num_frames,
@@ -273,6 +309,8 @@ class VideoPoseEstimationPipeline(PoseEstimationPipeline):
             sequence.image_size,
             sequence.unit,
             num_detected_frames=looked_at,
+            lifted=lifted,
+            actions=recognize_actions(lifted, options.actions),
         )
 
 

@@ -184,12 +184,48 @@ def test_mirror_image_is_averaged():
     straight, mirrored = outputs["positions_3d"].numpy()
     mean = (straight + mirrored[:, HUMAN36M17.flip_permutation] * [-1, 1, 1]) / 2
     (result,) = extractor.post_process_pose_lifting(outputs, features)
-    np.testing.assert_allclose(result["poses"], mean - mean[:, :1], atol=1e-6)
+    np.testing.assert_allclose(result["poses"][:, 1:], mean[:, 1:], atol=1e-6)
+    assert (result["poses"][:, 0] == 0).all()  # the pelvis is where it is by definition
     # A model that treats left and right alike gains nothing by it.
     (result,) = extractor.post_process_pose_lifting(lifted(features), features)
     plain = extractor(keypoints, image_size=SIZE, flip_test=False)
     (expected,) = extractor.post_process_pose_lifting(lifted(plain), plain)
     np.testing.assert_allclose(result["poses"], expected["poses"], atol=1e-6)
+
+
+def test_a_model_of_other_joints_than_its_result():
+    """It reads COCO's, as VideoPose3D's for one detector, and gives Human3.6M's: each has left and right of its own."""
+    names = {"keypoint_names": list(COCO17.keypoints), "output_keypoint_names": list(HUMAN36M17.keypoints)}
+    extractor = PoseLiftingFeatureExtractor(**names)
+    keypoints = person(pose=COCO_STANDING)
+    scores = np.full(keypoints.shape[:2], 0.9)
+    keypoints[3, COCO17.keypoints.index("left_hip")] = NAN
+    features = extractor(keypoints, scores, image_size=SIZE)
+    poses = convert_keypoints(features["keypoints_2d"][0].numpy(), COCO17, HUMAN36M17)
+    straight = np.concatenate([poses, poses[..., :1] ** 2], axis=-1)
+    outputs = {"positions_3d": np.stack([straight, flip_poses(straight, HUMAN36M17.flip_permutation)])}
+    (result,) = extractor.post_process_pose_lifting(outputs, features)
+    np.testing.assert_allclose(result["poses"][:, 1:], straight[:, 1:], atol=1e-6)
+    missing = [HUMAN36M17.keypoints[joint] for joint in np.flatnonzero(result["missing"][3])]
+    assert {"left_hip", "pelvis"} <= set(missing) <= {"left_hip", "pelvis", "spine"}
+    assert result["missing"].any(axis=1).tolist() == [frame == 3 for frame in range(12)]
+    np.testing.assert_allclose(result["scores"], np.where(result["missing"], 0, 0.9), atol=1e-6)
+    with pytest.raises(ValueError, match=r"of the 17 joints of `output_keypoint_names`, got shape \(2, 12, 14, 3\)"):
+        extractor.post_process_pose_lifting({"positions_3d": np.zeros((2, 12, 14, 3))}, features)
+
+
+def test_the_way_of_the_root():
+    """A result that is no pose but a place in the camera's frame."""
+    extractor = PoseLiftingFeatureExtractor(output_keypoint_names=["pelvis"], root_index=None, flip_test=False)
+    features = extractor(person(), image_size=SIZE)
+    places = np.random.default_rng(0).normal(size=(1, 12, 1, 3))
+    (result,) = extractor.post_process_pose_lifting({"positions_3d": places}, features)
+    np.testing.assert_allclose(result["poses"], places[0], atol=1e-6)
+    assert result["missing"].shape == (12, 1)
+    turn = np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0.0]])
+    camera = PinholeCamera(1000, (500, 400), turn, (1, 2, 3))
+    (result,) = extractor.post_process_pose_lifting({"positions_3d": places}, features, axes="world", camera=camera)
+    np.testing.assert_allclose(result["poses"], places[0] @ turn + [1, 2, 3], atol=1e-6)
 
 
 def test_tracks_of_different_lengths():

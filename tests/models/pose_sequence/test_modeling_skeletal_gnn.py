@@ -438,12 +438,12 @@ def test_any_number_of_frames():
     [
         ({"keypoints_2d": np.zeros((1, 3, 5, 2), "f")}, TypeError, "`keypoints_2d` must be a floating-point tensor"),
         ({"keypoints_2d": torch.zeros(1, 3, 5, 2).long()}, TypeError, "got torch.int64"),
-        ({"keypoints_2d": torch.zeros(3, 5, 2)}, ValueError, r"\(any, any, 5, 2\), got \(3, 5, 2\)"),
-        ({"keypoints_2d": torch.zeros(1, 3, 4, 2)}, ValueError, r"\(any, any, 5, 2\)"),
-        ({"keypoints_2d": torch.zeros(1, 3, 5, 3)}, ValueError, r"\(any, any, 5, 2\)"),
-        ({"keypoints_2d": torch.zeros(0, 3, 5, 2)}, ValueError, r"\(any, any, 5, 2\)"),
-        ({"keypoints_2d": torch.zeros(1, 2, 5, 2)}, ValueError, "at least the 3 frames of a window, got 2"),
-        ({"labels": torch.zeros(1, 5, 3)}, ValueError, r"`labels` must have shape .* = \(1, 1, 5, 3\)"),
+        ({"keypoints_2d": torch.zeros(3, 5, 2)}, ValueError, r"got \(3, 5, 2\); add the axis of the batch"),
+        ({"keypoints_2d": torch.zeros(1, 3, 4, 2)}, ValueError, "must have 5 joints of 2 numbers"),
+        ({"keypoints_2d": torch.zeros(1, 3, 5, 3)}, ValueError, "must have 5 joints of 2 numbers"),
+        ({"keypoints_2d": torch.zeros(0, 3, 5, 2)}, ValueError, "no axis of length 0"),
+        ({"keypoints_2d": torch.zeros(1, 2, 5, 2)}, ValueError, "at least the 3 frames"),
+        ({"labels": torch.zeros(1, 5, 3)}, ValueError, r"`labels` must .*1, 1, 5, 3"),
         ({"labels": torch.zeros(1, 1, 5, 3).long()}, TypeError, "`labels` must be a floating-point tensor"),
         ({"mask": None}, TypeError, r"Unknown arguments \['mask'\]"),
     ],
@@ -455,7 +455,7 @@ def test_bad_lifting_inputs(inputs, error, message):
 
 
 def test_base_model_takes_windows():
-    with pytest.raises(ValueError, match=r"\(any, 3, 5, 2\), got \(1, 4, 5, 2\)"):
+    with pytest.raises(ValueError, match="must be windows of 3 frames"):
         SkeletalGNNModel(lifting_config())(torch.zeros(1, 4, 5, 2))
 
 
@@ -463,8 +463,8 @@ def test_base_model_takes_windows():
     ("inputs", "error", "message"),
     [
         ({"skeleton_values": [1.0]}, TypeError, "`skeleton_values` must be a floating-point tensor"),
-        ({"skeleton_values": torch.zeros(1, 3, 6, 5)}, ValueError, r"\(any, 3, any, 5, 2\), got \(1, 3, 6, 5\)"),
-        ({"skeleton_values": torch.zeros(1, 3, 6, 5, 1)}, ValueError, r"\(any, 3, any, 5, 2\)"),
+        ({"skeleton_values": torch.zeros(1, 3, 6, 5)}, ValueError, r"got \(1, 3, 6, 5\)"),
+        ({"skeleton_values": torch.zeros(1, 3, 6, 5, 1)}, ValueError, r"shape \(batch, 3, frames, 5, 2\)"),
         ({"labels": torch.zeros(1)}, TypeError, "`labels` must be a tensor of integers"),
         ({"labels": torch.zeros(2).long()}, ValueError, r"`labels` must have shape \(1,\)"),
         ({"attention_mask": None}, TypeError, "Unknown arguments"),

@@ -163,23 +163,39 @@ def test_every_window_has_its_pose(name):
 def test_training_on_windows_takes_the_statistics_of_strided_convolutions(name):
     """In training, activations that no pose depends on are not computed, so they are not in the batch's statistics."""
     model = make_model(name, hidden_dropout_prob=0).train()
-    config = model.config
-    model(torch.randn(3, config.num_frames, config.num_joints, config.in_channels))
-    counts = []
-    hook = [
-        module.register_forward_hook(lambda module, inputs, output: counts.append(output.shape[2]))
-        for module in model.modules()
-        if isinstance(module, torch.nn.BatchNorm1d)
-    ]
-    model(torch.randn(3, config.num_frames, config.num_joints, config.in_channels))
+    config, counts = model.config, []
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.register_forward_hook(lambda module, inputs, output: counts.append(len(output)))
+    model(torch.randn(7, config.num_frames, config.num_joints, config.in_channels))
     expected, left = [], config.num_frames
     for index, width in enumerate(config.filter_widths):
         left //= width
-        expected += [left] * (1 if index == 0 else 2)
+        expected += [7 * left] * (1 if index == 0 else 2)
     assert counts == expected
-    assert counts[-1] == 1
-    for handle in hook:
-        handle.remove()
+    assert counts[-1] == 7
+
+
+@pytest.mark.parametrize("place", ["temporal", "pointwise"])
+def test_adapters_are_not_passed_by(place):
+    """A convolution that is wrapped, as fine-tuning libraries do it, is called as it is."""
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, convolution):
+            super().__init__()
+            self.convolution, self.weight = convolution, convolution.weight
+
+        def forward(self, values):
+            return 2 * self.convolution(values)
+
+    model, keypoints = make_model("causal"), torch.randn(2, 9, 5, 2)
+    part = getattr(model.videopose3d.layers[0], place)
+    with torch.no_grad():
+        part.convolution.weight.mul_(2)
+        expected = lift(model, keypoints)
+        part.convolution.weight.div_(2)
+    part.convolution = Doubled(part.convolution)
+    assert_close(lift(model, keypoints), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_causal_pose_ignores_later_frames():

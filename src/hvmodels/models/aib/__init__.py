@@ -5,6 +5,7 @@ from .configuration_aib import AIBConfig
 from .image_processing_aib import AIBImageProcessor
 from .modeling_aib import AIBForImageClassification, AIBImageClassifierOutput, AIBModel, AIBModelOutput
 from .networks_aib import AIBNetworks, build_networks, convolution_head
+from .optimization_aib import learning_rate_factor, parameter_groups, update_average
 
 
 __all__ = [
@@ -19,4 +20,7 @@ __all__ = [
     "AIBNetworks",
     "build_networks",
     "convolution_head",
+    "learning_rate_factor",
+    "parameter_groups",
+    "update_average",
 ]

@@ -84,7 +84,7 @@ class AIBAttention(nn.Module):
         head: Module from features (batch, channels, h, w) to the logits of the mean map (batch, 1, h, w), such as
             `convolution_head(channels)`.
         num_anchors: Number of values that scores may take, at first evenly spaced from 0 to 1; None for all values.
-        train_anchors: Whether the anchors are trained.
+        train_anchors: Whether the anchors are a parameter; else they are a buffer of the same name.
         std_offset: Subtracted from the predicted spreads before the softplus, so that maps start almost certain.
     """
 
@@ -99,9 +99,11 @@ class AIBAttention(nn.Module):
         self.mean_head = head
         self.spread_head = nn.Conv2d(1, 1, 3, padding=1)
         self.std_offset = std_offset
-        self.anchors = None
-        if num_anchors is not None:
-            self.anchors = nn.Parameter(torch.linspace(0, 1, num_anchors), requires_grad=train_anchors)
+        anchors = None if num_anchors is None else torch.linspace(0, 1, num_anchors)
+        if anchors is not None and train_anchors:
+            self.anchors = nn.Parameter(anchors)
+        else:
+            self.register_buffer("anchors", anchors)
 
     def forward(
         self,

@@ -10,7 +10,7 @@ Differences from the original, none of which changes a value by more than roundi
 * The nearest anchor is found in the sorted anchors, not among the distances to all of them.
 * The last layer of the decoder is applied to the mean over the codes of a map, which commutes with it.
 * The divergence is computed in closed form; the original builds distribution objects.
-* Outside of training batch norms are folded into convolutions, and maps have their channels last in memory.
+* Outside of training batch norms are folded into convolutions, and maps of larger batches have their channels last in memory.
 * `stochastic_eval=False` takes the means of map and code, so that an answer does not depend on chance. The original has
   no such switch.
 * The unused layers of the wide ResNet-50 are left out.
@@ -32,7 +32,10 @@ from transformers.utils.generic import can_return_tuple
 
 from .attention_aib import AIBAttention, standard_normal
 from .configuration_aib import AIBConfig
-from .networks_aib import build_networks
+from .networks_aib import MINIMUM_SIDES, build_networks
+
+
+CHANNELS_LAST_PIXELS = 8 * 32 * 32
 
 
 @dataclass
@@ -223,6 +226,12 @@ class AIBModel(AIBPreTrainedModel):
                 f"`pixel_values` must have the shape (batch, {config.num_channels}, height, width) without empty axes, got "
                 f"{tuple(pixel_values.shape)}; the image processor makes them."
             )
+        minimum = MINIMUM_SIDES[config.backbone_type]
+        if min(pixel_values.shape[2:]) < minimum:
+            raise ValueError(
+                f"`pixel_values` must have sides of {minimum} pixels or more for {config.backbone_type!r}, got "
+                f"{pixel_values.shape[2]} x {pixel_values.shape[3]}."
+            )
         given = (num_samples, generator, attention_noise, latent_noise)
         stochastic = self.training or config.stochastic_eval or any(value is not None for value in given)
         if num_samples is None:
@@ -236,18 +245,12 @@ class AIBModel(AIBPreTrainedModel):
         elif isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
             raise ValueError(f"`num_samples` must be a whole number of 1 or more, got {num_samples!r}.")
 
-        # Channels last in memory is faster, but batch statistics come out less exact then.
-        memory_format = torch.contiguous_format if self.training else torch.channels_last
+        # Channels last in memory is faster, but not for a few small images, whose weights take longer to rearrange; and
+        # batch statistics come out less exact.
+        is_large = pixel_values[:, 0].numel() >= CHANNELS_LAST_PIXELS
+        memory_format = torch.channels_last if is_large and not self.training else torch.contiguous_format
         pixel_values = pixel_values.to(self.dtype).contiguous(memory_format=memory_format)
-        try:
-            features = self.backbone(pixel_values)
-        except RuntimeError as error:
-            if "too small" not in str(error) and "smaller than" not in str(error):
-                raise
-            raise ValueError(
-                f"`pixel_values` of {pixel_values.shape[2]} x {pixel_values.shape[3]} pixels are too small for "
-                f"{config.backbone_type!r}: {error}"
-            ) from error
+        features = self.backbone(pixel_values)
         attention = self.attention(features, num_samples, attention_noise, generator, stochastic)
         statistics = self.statistics(self.encoder(attention.attended_features))
         mean, spread = statistics.chunk(2, dim=-1)

@@ -13,6 +13,10 @@ from torch import nn
 from .configuration_aib import AIBConfig
 
 
+# Pixels that an image must have on each side, so that no map vanishes.
+MINIMUM_SIDES = {"vgg_cifar": 32, "wide_resnet_cifar": 1, "vgg16": 16, "wide_resnet50": 1}
+
+
 class AIBNetworks(NamedTuple):
     """Parts of a network, with random weights.
 

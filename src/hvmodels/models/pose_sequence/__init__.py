@@ -6,10 +6,13 @@ from .configuration_skeletal_gnn import SkeletalGNNActionConfig, SkeletalGNNConf
 from .configuration_smoothnet import SmoothNetConfig
 from .configuration_videopose3d import VideoPose3DConfig
 from .feature_extraction_deciwatch import DeciWatchFeatureExtractor
+from .feature_extraction_martinez_fcn import MartinezFCNFeatureExtractor
 from .feature_extraction_pose_lifting import PoseLiftingFeatureExtractor
 from .feature_extraction_pose_sequence import PoseSequenceFeatureExtractor
 from .feature_extraction_skeletal_gnn import SkeletalGNNFeatureExtractor
+from .feature_extraction_skeleton_action import SkeletonActionFeatureExtractor
 from .feature_extraction_smoothnet import SmoothNetFeatureExtractor
+from .feature_extraction_videopose3d import VideoPose3DFeatureExtractor
 from .modeling_deciwatch import DeciWatchForPoseRecovery, DeciWatchModel
 from .modeling_martinez_fcn import MartinezFCNForPoseLifting, MartinezFCNModel
 from .modeling_skeletal_gnn import (
@@ -28,6 +31,7 @@ __all__ = [
     "DeciWatchForPoseRecovery",
     "DeciWatchModel",
     "MartinezFCNConfig",
+    "MartinezFCNFeatureExtractor",
     "MartinezFCNForPoseLifting",
     "MartinezFCNModel",
     "PoseLiftingFeatureExtractor",
@@ -39,11 +43,13 @@ __all__ = [
     "SkeletalGNNForActionRecognition",
     "SkeletalGNNForPoseLifting",
     "SkeletalGNNModel",
+    "SkeletonActionFeatureExtractor",
     "SmoothNetConfig",
     "SmoothNetFeatureExtractor",
     "SmoothNetForPoseRefinement",
     "SmoothNetModel",
     "VideoPose3DConfig",
+    "VideoPose3DFeatureExtractor",
     "VideoPose3DForPoseLifting",
     "VideoPose3DModel",
 ]

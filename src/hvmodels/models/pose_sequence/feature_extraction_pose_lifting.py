@@ -112,7 +112,7 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         num_frames: Frames of the model's window, as its configuration says.
         causal: Whether a window ends with the frame it is for; else it is the middle one.
         keypoint_names: Joints of the model in its order, Human3.6M's 17 by default.
-        root_index: Joint that the model's positions are relative to.
+        root_index: Joint of the result that the model's positions are relative to; None for places in the camera's frame.
         flip_test: Whether the mean of a pose and of its unflipped mirror image is taken, at twice the work.
         score_threshold: Least score of a joint that counts as seen.
         focal_length: Of the training cameras, in widths of the picture; None if they differ or it is not known. Human3.6M's
@@ -121,6 +121,7 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             or poses that are all NaN (`"nan"`).
         allow_upside_down: Whether persons who stand on their head in nearly all frames are lifted; else they are an
             error, since most often y points up.
+        output_keypoint_names: Joints of the result, for a model that reads other ones; those of `keypoint_names` if None.
 
     Raises:
         ValueError: On settings out of range.
@@ -133,12 +134,13 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         num_frames: int = 1,
         causal: bool = False,
         keypoint_names: list[str] | None = None,
-        root_index: int = 0,
+        root_index: int | None = 0,
         flip_test: bool = True,
         score_threshold: float = 0.2,
         focal_length: float | None = None,
         unseen_joints: Literal["raise", "nan"] = "raise",
         allow_upside_down: bool = False,
+        output_keypoint_names: list[str] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -155,9 +157,11 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
         if unseen_joints not in UNSEEN_JOINTS:
             raise ValueError(f"`unseen_joints` must be one of {UNSEEN_JOINTS}, got {unseen_joints!r}.")
         self.keypoint_names = joint_names(keypoint_names) or list(HUMAN36M17.keypoints)
-        if not is_integer(root_index) or not 0 <= root_index < len(self.keypoint_names):
+        self.output_keypoint_names = joint_names(output_keypoint_names) or list(self.keypoint_names)
+        count = len(self.output_keypoint_names)
+        if root_index is not None and (not is_integer(root_index) or not 0 <= root_index < count):
             raise ValueError(
-                f"`root_index` must be one of the {len(self.keypoint_names)} joints of `keypoint_names`, got {root_index!r}."
+                f"`root_index` must be one of the {count} joints of the result, or None, got {root_index!r}."
             )
         self.num_frames = num_frames
         self.causal = causal
@@ -170,8 +174,13 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
 
     @property
     def flip_permutation(self) -> np.ndarray:
-        """(joints,) joint of a pose for each joint of its mirror image."""
+        """(joints,) joint of a 2D pose for each joint of its mirror image."""
         return flip_permutation(len(self.keypoint_names), infer_flip_pairs(self.keypoint_names))
+
+    @property
+    def output_flip_permutation(self) -> np.ndarray:
+        """(joints,) joint of a 3D pose for each joint of its mirror image."""
+        return flip_permutation(len(self.output_keypoint_names), infer_flip_pairs(self.output_keypoint_names))
 
     def __call__(
         self,
@@ -196,7 +205,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             keypoint_names: Joints of the input: a `KeypointSet`, its name such as `"coco17"`, or names in any spelling.
                 None takes them for the model's.
             unit: `"pixel"`, y down; or `"screen"`, normalised already as `normalize_screen_coordinates` does it.
-            camera: Intrinsics of the camera, in pixels; they need the checkpoint's `focal_length`.
+            camera: Intrinsics of the camera, in pixels, and its lens' distortion if it is a `DistortedCamera`; they need the
+                checkpoint's `focal_length`.
             flip_test: In place of the extractor's own.
             track_ids: Ids of a list of tracks.
             return_tensors: `"pt"` or `"np"`.
@@ -272,8 +282,8 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
             unit: Unit of the result.
 
         Returns:
-            One dict a track: `poses` (frames, joints, 3) float32, relative to the root; `missing` (frames, joints) bool,
-            where a joint was not seen in its frame and the result rests on its neighbours in time; `scores`
+            One dict a track: `poses` (frames, joints, 3) float32, relative to the root, which is at 0 whatever the model gives
+            for it; `missing` (frames, joints) bool, where a joint was not seen in its frame and the result rests on its neighbours in time; `scores`
             (frames, joints), if the input had any; `track_id`, if tracks had ids.
 
         Raises:
@@ -293,14 +303,20 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
                 f"`outputs` must have `positions_3d` of {len(tracks)} tracks (twice as many with the flip test) and {longest} "
                 f"frames, got shape {positions.shape}; does the model have `num_frames` = {self.num_frames}?"
             )
+        if positions.shape[2:] != (len(self.output_keypoint_names), 3):
+            raise ValueError(
+                f"`outputs` must have `positions_3d` of the {len(self.output_keypoint_names)} joints of "
+                f"`output_keypoint_names`, got shape {positions.shape}."
+            )
         if len(positions) > len(tracks):
             straight, mirrored = np.split(positions, 2)
-            positions = (straight + flip_poses(mirrored, self.flip_permutation)) / 2
-        positions = positions - positions[:, :, self.root_index, None]
+            positions = (straight + flip_poses(mirrored, self.output_flip_permutation)) / 2
+        if self.root_index is not None:
+            positions[:, :, self.root_index] = 0
         if axes == "upright":
             positions = np.stack([positions[..., 0], positions[..., 2], -positions[..., 1]], axis=-1)
         elif axes == "world":
-            positions = camera.to_world(positions) - camera.position
+            positions = camera.to_world(positions) - (0 if self.root_index is None else camera.position)
         if unit == "millimetre":
             positions = positions * 1000
         results = []
@@ -396,7 +412,9 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
                 "`camera` cannot be used: the checkpoint does not say the `focal_length` of the cameras it was trained with; "
                 "pass `image_size` alone."
             )
-        return lambda keypoints: (keypoints - camera.principal_point) / camera.focal_length * (2 * self.focal_length)
+        return lambda keypoints: (
+            camera.unproject(keypoints, np.ones(keypoints.shape[:-1]))[..., :2] * (2 * self.focal_length)
+        )
 
     def _convert(self, array, score, visible, source, label):
         """One track's poses with the model's joints, which of them were missing, their scores, and whether all are told."""
@@ -417,11 +435,13 @@ class PoseLiftingFeatureExtractor(FeatureExtractionMixin):
                 f"{source.name!r}{why}."
             )
         if not complete:
-            missing = np.ones(poses.shape[:2], dtype=bool)
+            missing = np.ones((len(poses), len(self.output_keypoint_names)), dtype=bool)
             return poses, missing, None if score is None else np.zeros(missing.shape, dtype=np.float32), False
         if not self.allow_upside_down:
             self._check_upright(poses, name)
-        weights, _ = conversion_matrix(source, self.keypoint_names, ~never)
+        weights, _ = conversion_matrix(source, self.output_keypoint_names, ~never)
+        # A joint that only the model tells rests on all of them.
+        weights[~weights.any(axis=1)] = ~never
         parts = (weights != 0).astype(np.float64)
         missing = (~visible).astype(np.float64) @ parts.T > 0
         if score is not None:

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_martinez_fcn import MartinezFCNConfig
+from .cpu_layers_pose_sequence import drop_values, linear
 from .input_checks_pose_lifting import (
     PoseLiftingOutput,
     check_keypoints,
@@ -57,9 +58,8 @@ class MartinezFCNLinear(nn.Linear):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """(rows, in_features) to (rows, out_features)."""
-        if not self.max_norm:
-            return super().forward(values)
-        return nn.functional.linear(values, self.weight / self.weight.norm().clamp(min=1), self.bias)
+        weight = self.weight / self.weight.norm().clamp(min=1) if self.max_norm else self.weight
+        return linear(values, weight, self.bias)
 
 
 class MartinezFCNLayer(nn.Module):
@@ -73,8 +73,10 @@ class MartinezFCNLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(rows, in_features) to (rows, hidden_size)."""
-        hidden_states = nn.functional.relu_(self.norm(self.linear(hidden_states)))
-        return nn.functional.dropout(hidden_states, self.dropout, self.training)
+        hidden_states = self.norm(self.linear(hidden_states))
+        if self.training:  # before the activation, which gives the same
+            hidden_states = drop_values(hidden_states, self.dropout)
+        return nn.functional.relu_(hidden_states)
 
 
 class MartinezFCNBlock(nn.Module):

@@ -27,10 +27,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_skeletal_gnn import SkeletalGNNActionConfig, SkeletalGNNConfig, SkeletalGraphConfig
+from .input_checks_pose_lifting import (
+    PoseLiftingOutput,
+    check_keypoints,
+    check_lifting_labels,
+    refuse_unknown_arguments,
+)
 from .skeleton_graph_skeletal_gnn import normalize_columns
 
 
@@ -56,20 +62,13 @@ class SkeletalGNNModelOutput(ModelOutput):
 
 
 @dataclass
-class SkeletalGNNForPoseLiftingOutput(ModelOutput):
-    """Output of `SkeletalGNNForPoseLifting`.
+class SkeletalGNNForPoseLiftingOutput(PoseLiftingOutput):
+    """Output of `SkeletalGNNForPoseLifting`, that of all lifting models with the graphs.
 
     Args:
-        loss: Scalar, with `labels`: mean absolute error in metres.
-        positions_3d: (batch, frames - num_frames + 1, joints, 3) metres in camera axes relative to the pelvis, one pose for each
-            full window.
-        hidden_states: See `SkeletalGNNModelOutput`; the first two axes are batch and windows.
-        graphs: Same.
+        graphs: See `SkeletalGNNModelOutput`; like those of `hidden_states`, the first two axes are batch and windows.
     """
 
-    loss: torch.Tensor | None = None
-    positions_3d: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
     graphs: tuple[torch.Tensor, ...] | None = None
 
 
@@ -371,26 +370,6 @@ class SkeletalGNNPreTrainedModel(PreTrainedModel):
             init.normal_(weight, std=math.sqrt(2 / module.in_channels))
         init.zeros_(module.squeeze_bias)
 
-    @staticmethod
-    def _refuse_unknown(arguments: dict):
-        """Options that all transformers models take mean nothing here; anything else is a misspelt argument."""
-        if arguments and (unknown := arguments.keys() - TransformersKwargs.__annotations__.keys() - {"return_dict"}):
-            raise TypeError(f"Unknown arguments {sorted(unknown)}.")
-
-    @staticmethod
-    def _check_values(name: str, values: torch.Tensor, axes: str, shape: tuple[int | None, ...]):
-        """TypeError or ValueError unless this is a floating-point tensor of this shape, with None for any length."""
-        if not torch.is_tensor(values) or not values.is_floating_point():
-            kind = values.dtype if torch.is_tensor(values) else type(values).__name__
-            raise TypeError(f"`{name}` must be a floating-point tensor {axes}, got {kind}.")
-        fits = values.ndim == len(shape) and all(
-            length > 0 if wanted is None else length == wanted
-            for length, wanted in zip(values.shape, shape, strict=True)
-        )
-        if not fits:
-            wanted = ", ".join("any" if length is None else str(length) for length in shape)
-            raise ValueError(f"`{name}` must have shape {axes} = ({wanted}), got {tuple(values.shape)}.")
-
 
 class SkeletalGNNModel(SkeletalGNNPreTrainedModel):
     """The lifting network without its head: windows of 2D poses to features."""
@@ -429,10 +408,14 @@ class SkeletalGNNModel(SkeletalGNNPreTrainedModel):
             TypeError: If `keypoints_2d` is not a floating-point tensor, or an argument is unknown.
             ValueError: If its shape does not fit.
         """
-        self._refuse_unknown(kwargs)
+        refuse_unknown_arguments(kwargs)
         config = self.config
-        shape = (None, config.num_frames, config.num_joints, config.in_channels)
-        self._check_values("keypoints_2d", keypoints_2d, "(windows, num_frames, joints, in_channels)", shape)
+        check_keypoints(keypoints_2d, config.num_joints, config.in_channels, config.num_frames)
+        if keypoints_2d.shape[1] > config.num_frames:
+            raise ValueError(
+                f"`keypoints_2d` must be windows of {config.num_frames} frames (`num_frames`), got {keypoints_2d.shape[1]}; "
+                "`SkeletalGNNForPoseLifting` takes longer sequences."
+            )
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         graphs = [] if output_graphs else None
@@ -489,19 +472,12 @@ class SkeletalGNNForPoseLifting(SkeletalGNNPreTrainedModel):
             TypeError: If an argument is not a floating-point tensor, or unknown.
             ValueError: If a shape does not fit, or a sequence is shorter than a window.
         """
-        self._refuse_unknown(kwargs)
+        refuse_unknown_arguments(kwargs)
         config = self.config
-        joints = (config.num_joints, config.in_channels)
-        self._check_values("keypoints_2d", keypoints_2d, "(batch, frames, joints, in_channels)", (None, None, *joints))
+        check_keypoints(keypoints_2d, config.num_joints, config.in_channels, config.num_frames)
         count = keypoints_2d.shape[1] - config.num_frames + 1
-        if count < 1:
-            raise ValueError(
-                f"`keypoints_2d` must have at least the {config.num_frames} frames of a window, got {keypoints_2d.shape[1]}; "
-                "lengthen a shorter sequence by copies of its first and last pose, as the feature extractor does."
-            )
         if labels is not None:
-            shape = (len(keypoints_2d), count, config.num_joints, 3)
-            self._check_values("labels", labels, "(batch, frames - num_frames + 1, joints, 3)", shape)
+            check_lifting_labels(labels, (len(keypoints_2d), count, config.num_joints, 3))
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         windows = keypoints_2d.unfold(1, config.num_frames, 1).permute(0, 1, 4, 2, 3).flatten(0, 1)
@@ -566,7 +542,7 @@ class SkeletalGNNActionModel(SkeletalGNNPreTrainedModel):
             TypeError: If `skeleton_values` is not a floating-point tensor, or an argument is unknown.
             ValueError: If its shape does not fit, or it has too few frames.
         """
-        self._refuse_unknown(kwargs)
+        refuse_unknown_arguments(kwargs)
         self._check_skeletons(skeleton_values)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -588,8 +564,16 @@ class SkeletalGNNActionModel(SkeletalGNNPreTrainedModel):
 
     def _check_skeletons(self, values: torch.Tensor):
         config = self.config
-        shape = (None, config.in_channels, None, config.num_joints, config.num_persons)
-        self._check_values("skeleton_values", values, "(batch, channels, frames, joints, persons)", shape)
+        expected = f"(batch, {config.in_channels}, frames, {config.num_joints}, {config.num_persons})"
+        if not torch.is_tensor(values) or not values.is_floating_point():
+            kind = values.dtype if torch.is_tensor(values) else type(values).__name__
+            raise TypeError(f"`skeleton_values` must be a floating-point tensor {expected}, got {kind}.")
+        sizes = (config.in_channels, config.num_joints, config.num_persons)
+        if values.ndim != 5 or 0 in values.shape or (values.shape[1], *values.shape[3:]) != sizes:
+            raise ValueError(
+                f"`skeleton_values` must have shape {expected}, channels, joints and persons as in the configuration, got "
+                f"{tuple(values.shape)}."
+            )
         if config.dynamic_graph and not config.pad_dynamic:
             frames = values.shape[2]
             for stride in config.strides[:-1]:
@@ -645,7 +629,7 @@ class SkeletalGNNForActionRecognition(SkeletalGNNPreTrainedModel):
             TypeError: If an argument has the wrong type, or is unknown.
             ValueError: If a shape does not fit.
         """
-        self._refuse_unknown(kwargs)
+        refuse_unknown_arguments(kwargs)
         if labels is not None:
             if not torch.is_tensor(labels) or labels.dtype not in (torch.int64, torch.int32):
                 kind = labels.dtype if torch.is_tensor(labels) else type(labels).__name__

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_videopose3d import VideoPose3DConfig
+from .cpu_layers_pose_sequence import drop_values, linear
 from .input_checks_pose_lifting import (
     PoseLiftingOutput,
     check_keypoints,
@@ -55,14 +56,26 @@ class VideoPose3DConvolution(nn.Module):
         self.dropout = config.hidden_dropout_prob
 
     def forward(self, hidden_states: torch.Tensor, strided: bool = False) -> torch.Tensor:
-        """(batch, in_channels, frames) to (batch, hidden_size, frames left); `strided` puts filters end to end."""
-        if strided:
+        """(batch, frames, in_channels) to (batch, frames left, hidden_size); `strided` puts filters end to end."""
+        if strided:  # a linear layer of each filter's frames
             weight = self.convolution.weight
-            hidden_states = nn.functional.conv1d(hidden_states, weight, stride=weight.shape[2])
+            frames = hidden_states.unflatten(1, (-1, weight.shape[2])).flatten(2)
+            hidden_states = self._normalize(linear(frames, weight.transpose(1, 2).flatten(1)))
+        elif self.convolution.weight.shape[2] == 1 and self.is_plain:
+            hidden_states = self._normalize(linear(hidden_states, self.convolution.weight[:, :, 0]))
         else:
-            hidden_states = self.convolution(hidden_states)
-        hidden_states = nn.functional.relu_(self.norm(hidden_states))
-        return nn.functional.dropout(hidden_states, self.dropout, self.training)
+            hidden_states = self.norm(self.convolution(hidden_states.transpose(1, 2))).transpose(1, 2)
+        if self.training:  # before the activation, which gives the same
+            hidden_states = drop_values(hidden_states, self.dropout)
+        return nn.functional.relu_(hidden_states)
+
+    def _normalize(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.norm(hidden_states.flatten(0, 1)).unflatten(0, hidden_states.shape[:2])
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the convolution is not wrapped by an adapter, so that its weight is all there is to it."""
+        return type(self.convolution) is nn.Conv1d
 
 
 class VideoPose3DBlock(nn.Module):
@@ -79,11 +92,11 @@ class VideoPose3DBlock(nn.Module):
         self.width = width
 
     def forward(self, hidden_states: torch.Tensor, strided: bool = False) -> torch.Tensor:
-        """(batch, hidden_size, frames) to (batch, hidden_size, frames left)."""
-        branch = self.pointwise(self.temporal(hidden_states, strided))
+        """(batch, frames, hidden_size) to (batch, frames left, hidden_size)."""
+        branch = self.pointwise(self.temporal(hidden_states, strided), strided)
         if strided:
-            return hidden_states[:, :, self.strided_frame :: self.width] + branch
-        return hidden_states[:, :, self.frame : self.frame + branch.shape[2]] + branch
+            return hidden_states[:, self.strided_frame :: self.width] + branch
+        return hidden_states[:, self.frame : self.frame + branch.shape[1]] + branch
 
 
 class VideoPose3DPreTrainedModel(PreTrainedModel):
@@ -162,15 +175,18 @@ class VideoPose3DModel(VideoPose3DPreTrainedModel):
         check_keypoints(keypoints_2d, config.num_joints, config.in_channels, config.num_frames)
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
-        strided = keypoints_2d.shape[1] == config.num_frames and not config.dense
+        strided = keypoints_2d.shape[1] == config.num_frames and not config.dense and self._is_plain()
         values = keypoints_2d.to(self.expand.convolution.weight.dtype)
-        hidden = self.expand(values.flatten(2).transpose(1, 2), strided)
-        all_hidden = (hidden.transpose(1, 2),) if output_hidden_states else None
+        hidden = self.expand(values.flatten(2), strided)
+        all_hidden = (hidden,) if output_hidden_states else None
         for layer in self.layers:
             hidden = layer(hidden, strided)
             if output_hidden_states:
-                all_hidden += (hidden.transpose(1, 2),)
-        return VideoPose3DModelOutput(last_hidden_state=hidden.transpose(1, 2), hidden_states=all_hidden)
+                all_hidden += (hidden,)
+        return VideoPose3DModelOutput(last_hidden_state=hidden, hidden_states=all_hidden)
+
+    def _is_plain(self) -> bool:
+        return all(part.is_plain for part in self.modules() if isinstance(part, VideoPose3DConvolution))
 
 
 class VideoPose3DForPoseLifting(VideoPose3DPreTrainedModel):

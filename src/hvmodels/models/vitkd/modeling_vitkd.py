@@ -213,11 +213,18 @@ class ViTKDPreTrainedModel(PreTrainedModel):
         if teacher is not None:
             _check_teacher(teacher)
             config_fields["teacher_config"] = teacher.config
-        for name, model in (("student", student), ("teacher", teacher)):
+        compares_features = any(config_fields.get(name, 1) > 0 for name in ("mimic_weight", "generation_weight"))
+        for name, model in (("student", student), ("teacher", teacher)) if compares_features else ():
             if model is not None and not isinstance(getattr(model.config, "hidden_size", None), int):
                 taps = FeatureTaps(model, config_fields.get(f"{name}_taps"), name)
                 config_fields.setdefault(f"{name}_hidden_size", taps.hidden_size)
+        # Making a configuration of configurations sets their attention anew.
+        attentions = [
+            (given.config, given.config._attn_implementation) for given in (student, teacher) if given is not None
+        ]
         model = cls(cls.config_class(student_config=student.config, **config_fields))
+        for config, attention in attentions:
+            config._attn_implementation = attention
         model.base_model.student = student
         model.to(device=student.device, dtype=student.dtype)
         if teacher is not None:
