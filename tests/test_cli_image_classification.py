@@ -87,7 +87,9 @@ def test_predict_by_a_model_of_transformers(images, tmp_path):
     for options in ([], ["--task", "image-classification"]):
         printed = run("predict", images / "a.jpg", "--model", tmp_path, *options)
         assert printed.startswith(("a.jpg: shirt 0.", "a.jpg: skirt 0.")) and "±" not in printed
-    with pytest.raises(ValueError, match="`attention` cannot be given: ViTForImageClassification has no attention map"):
+    with pytest.raises(
+        ValueError, match="`attention` cannot be given: ViTForImageClassification has no attention map"
+    ):
         run("predict", images / "a.jpg", "--model", tmp_path, "--plot", tmp_path / "out.png")
 
 
