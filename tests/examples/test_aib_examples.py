@@ -72,7 +72,14 @@ def options(data_folder, output_dir, *extra):
 def scripts():
     """The modules of the examples by their names."""
     names = ["pose_recipe", "optimization", "train_pose_estimation", "top_down_recipe", "train_top_down"]
-    names += ["train_top_down_accelerate", "aib_recipe", "train_aib", "train_aib_accelerate", "compare_aib"]
+    names += [
+        "train_top_down_accelerate",
+        "aib_recipe",
+        "train_aib",
+        "train_aib_accelerate",
+        "compare_aib",
+        "show_attention",
+    ]
     sys.path[:0] = [str(EXAMPLES), str(SHARED)]
     yield {name: importlib.import_module(name) for name in reversed(names)}
     for folder in (EXAMPLES, SHARED):
@@ -217,6 +224,19 @@ def test_comparison_with_the_plain_network(scripts, train, data_folder, tmp_path
     aib = load_file(tmp_path / "aib-0" / "model.safetensors")
     without = {name.removeprefix("aib.") for name in aib if "attention" not in name and "statistics" not in name}
     assert without == {name for name in plain if "projection" not in name}
+
+
+def test_attention_is_drawn_and_measured(scripts, runs, data_folder, tmp_path, capsys):
+    output = tmp_path / "new" / "maps.png"
+    data = data_folder / "validation"
+    scripts["show_attention"].main(["--model", str(runs[SCRIPTS[0]]), "--data", str(data), "--output", str(output)])
+    printed = dict(line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines())
+    shares = {
+        name: float(value) for name, value in printed.items() if name.startswith(("accuracy with", "images with"))
+    }
+    assert len(shares) == 4 and all(0 <= value <= 1 for value in shares.values())
+    assert -1 <= float(printed["correlation of score and brightness in an image"]) <= 1
+    assert Image.open(output).width > 4 * 2 * 96
 
 
 def make_recipe(scripts, *names):
