@@ -9,7 +9,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from typer.testing import CliRunner
 
 from hvmodels import AIBConfig, AIBForImageClassification, AIBImageProcessor, AttentionImageClassificationPipeline, cli
-from hvmodels.cli import app, example_picture
+from hvmodels.cli import app
 
 
 pytestmark = pytest.mark.usefixtures("auto_image_processor")
@@ -67,14 +67,13 @@ def test_predict_a_folder(model, images, tmp_path):
         run("predict", images, "--model", model, "--plot", tmp_path / "one.png")
 
 
-def test_predict_the_default_model_on_the_example_picture(model, monkeypatch, tmp_path):
-    pytest.importorskip("matplotlib")
-    monkeypatch.setattr(cli, "default_model", {"attention-image-classification": model}.get)
+def test_predict_the_embedded_model_on_the_example_picture(tmp_path):
     plot = tmp_path / "out.png"
     printed = run("predict", "--task", "attention-image-classification", "--plot", plot).splitlines()
-    assert "Grace Hopper" in printed[0] and printed[1].startswith("grace_hopper.jpg: LABEL_")
-    with Image.open(plot) as drawn, Image.open(example_picture()) as picture:
-        assert drawn.size == picture.size
+    assert "drawn by this program" in printed[0] and printed[1].startswith("t-shirt.png: t-shirt 0.")
+    assert printed[2] == f"Wrote {plot}" and Image.open(plot).size == cli.draw_shirt().size
+    run("predict", "--task", "image-classification", "--plot", tmp_path)
+    assert (tmp_path / "t-shirt.png").read_bytes() == plot.read_bytes()
 
 
 def test_predict_by_a_model_of_transformers(images, tmp_path):
