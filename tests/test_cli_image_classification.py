@@ -1,4 +1,5 @@
 import json
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from typer.testing import CliRunner
 
 from hvmodels import AIBConfig, AIBForImageClassification, AIBImageProcessor, AttentionImageClassificationPipeline, cli
-from hvmodels.cli import app
+from hvmodels.cli import EXAMPLE_GARMENT, app
 
 
 pytestmark = pytest.mark.usefixtures("auto_image_processor")
@@ -67,13 +68,14 @@ def test_predict_a_folder(model, images, tmp_path):
         run("predict", images, "--model", model, "--plot", tmp_path / "one.png")
 
 
-def test_predict_the_embedded_model_on_the_example_picture(tmp_path):
+def test_predict_the_default_model_on_the_example_picture(model, monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(cli, "default_model", {"attention-image-classification": model}.get)
     plot = tmp_path / "out.png"
     printed = run("predict", "--task", "attention-image-classification", "--plot", plot).splitlines()
-    assert "drawn by this program" in printed[0] and printed[1].startswith("t-shirt.png: t-shirt 0.")
-    assert printed[2] == f"Wrote {plot}" and Image.open(plot).size == cli.draw_shirt().size
-    run("predict", "--task", "image-classification", "--plot", tmp_path)
-    assert (tmp_path / "t-shirt.png").read_bytes() == plot.read_bytes()
+    assert "drawn by a program" in printed[0] and printed[1].startswith("drawn_t_shirt.jpg: LABEL_")
+    with Image.open(plot) as drawn, Image.open(files("hvmodels") / EXAMPLE_GARMENT) as picture:
+        assert drawn.size == picture.size
 
 
 def test_predict_by_a_model_of_transformers(images, tmp_path):

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import typer
 from huggingface_hub.errors import StrictDataclassError
-from PIL import Image, ImageDraw
 from transformers import AutoConfig, pipeline
 from transformers.utils import logging
 
@@ -27,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 EXAMPLE_SERIES = "assets/air_passengers.csv"
+EXAMPLE_GARMENT = "assets/drawn_t_shirt.jpg"
 EXAMPLE_PICTURE = "grace_hopper.jpg"
 DEFAULT_COVERAGE = 0.9
 MAX_TRACKS_SHOWN = 20
@@ -103,8 +103,7 @@ def predict(
         str | None,
         typer.Argument(
             help="CSV file of a series with one row a time step, an embedded example if absent; "
-            "or, for poses and classes, an image, a folder of images, or a URL, a portrait from matplotlib and a drawing if "
-            "absent; "
+            "or, for poses and classes, an image, a folder of images, or a URL, a portrait from matplotlib if absent; "
             "or a video, with --task video-pose-estimation also a folder of frames or the number of a camera; "
             "or a file of tracked poses to refine, or with --task pose-lifting to lift to 3D."
         ),
@@ -310,11 +309,7 @@ def _predict_poses(
     from .visualization.poses import draw_poses
 
     is_example = data is None
-    if is_example:
-        data = example_picture()
-        typer.echo(
-            "Example picture: portrait of Grace Hopper (US Navy, public domain), from matplotlib's sample data."
-        )
+    data = _read_example() if is_example else data
     is_folder, sources, names, targets = _pictures(data, plot)
     estimator = pipeline("pose-estimation", model=model)
     if "boxes" in options:
@@ -348,11 +343,9 @@ def _classify_images(data: str | None, model: str, output: Path | None, plot: Pa
     from .pipelines.pipeline_pose_estimation import read_image
 
     if data is None:
-        typer.echo("Example picture: a T-shirt, drawn by this program.")
-        sources, names = [draw_shirt()], ["t-shirt.png"]
-        targets = [plot / names[0] if plot is not None and (plot.is_dir() or plot.suffix == "") else plot]
-    else:
-        _, sources, names, targets = _pictures(data, plot)
+        typer.echo("Example picture: a T-shirt, drawn by a program.")
+        data = str(files("hvmodels") / EXAMPLE_GARMENT)
+    _, sources, names, targets = _pictures(data, plot)
     classifier = pipeline("attention-image-classification", model=model)
     found = {}
     for source, name, target in zip(sources, names, targets, strict=True):
@@ -372,19 +365,6 @@ def _classify_images(data: str | None, model: str, output: Path | None, plot: Pa
         typer.echo(f"Wrote {output}")
     if plot is not None:
         typer.echo(f"Wrote {plot}")
-
-
-def draw_shirt() -> Image.Image:
-    """A plain T-shirt, for a classifier of garments."""
-    picture = Image.new("RGB", (384, 512), (150, 110, 80))
-    draw = ImageDraw.Draw(picture)
-    outline = (
-        (146, 72), (238, 72), (292, 97), (369, 205), (315, 256), (284, 215), (288, 451), (96, 451), (100, 215), (69, 256),
-        (15, 205), (92, 97),
-    )  # fmt: skip
-    draw.polygon(outline, fill=(180, 30, 40))
-    draw.ellipse((154, 41, 230, 102), fill=(150, 110, 80))  # the neck
-    return picture.resize((192, 256), Image.Resampling.LANCZOS)
 
 
 def _pictures(data: str, plot: Path | None) -> tuple[bool, list, list[str], list[Path | None]]:
@@ -505,6 +485,11 @@ def _describe_tracks(sequence: Any):
         typer.echo(f"track {track.track_id}: frames {track.start} to {track.end - 1}{mean}")
     if len(sequence.tracks) > len(longest):
         typer.echo(f"and {len(sequence.tracks) - len(longest)} shorter tracks")
+
+
+def _read_example() -> str:
+    typer.echo("Example picture: portrait of Grace Hopper (US Navy, public domain), from matplotlib's sample data.")
+    return example_picture()
 
 
 def example_picture() -> str:
