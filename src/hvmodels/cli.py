@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 EXAMPLE_SERIES = "assets/air_passengers.csv"
+EXAMPLE_GARMENT = "assets/drawn_t_shirt.jpg"
 EXAMPLE_PICTURE = "grace_hopper.jpg"
 DEFAULT_COVERAGE = 0.9
 MAX_TRACKS_SHOWN = 20
@@ -57,6 +58,7 @@ VIDEO_OPTIONS = {
     "trails",
 }
 PREDICT_OPTIONS = {
+    "attention-image-classification": {"top_k", "num_samples", "seed"},
     "time-series-forecasting": {"prediction_length", "interval", "period", "missing_values"},
     "pose-estimation": POSE_OPTIONS,
     "video-pose-estimation": POSE_OPTIONS | VIDEO_OPTIONS,
@@ -101,7 +103,7 @@ def predict(
         str | None,
         typer.Argument(
             help="CSV file of a series with one row a time step, an embedded example if absent; "
-            "or, for poses, an image, a folder of images, or a URL, a portrait from matplotlib if absent; "
+            "or, for poses and classes, an image, a folder of images, or a URL, a portrait from matplotlib if absent; "
             "or a video, with --task video-pose-estimation also a folder of frames or the number of a camera; "
             "or a file of tracked poses to refine, or with --task pose-lifting to lift to 3D."
         ),
@@ -112,7 +114,7 @@ def predict(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="CSV file for the forecast; JSON file for poses; .npz or .json file for poses of a video, refined or lifted "
+            help="CSV file for the forecast; JSON file for poses and classes; .npz or .json file for poses of a video, refined or lifted "
             "ones."
         ),
     ] = None,
@@ -120,8 +122,8 @@ def predict(
         Path | None,
         typer.Option(
             help="Picture file (png, pdf, svg) of history and forecast; for poses the picture with them, "
-            "or a folder for such pictures; for a video the video (mp4) with them; for lifted poses a picture of some, or a "
-            "page (html) in which they can be turned."
+            "or a folder for such pictures; for classes likewise, with the attention map; for a video the video (mp4) with "
+            "them; for lifted poses a picture of some, or a page (html) in which they can be turned."
         ),
     ] = None,
     prediction_length: Annotated[int | None, typer.Option(help="Steps to forecast.")] = None,
@@ -138,7 +140,9 @@ def predict(
         float | None,
         typer.Option(help="Poses: least score of a person; 0.3 if absent, 0.4 for those followed in a video."),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Poses: persons an image at most.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Poses: persons an image at most. Classes: labels at most, 5 if absent.")
+    ] = None,
     nms_threshold: Annotated[
         float | None, typer.Option(help="Poses: drop persons that are more similar (OKS) to one of higher score.")
     ] = None,
@@ -227,6 +231,11 @@ def predict(
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Videos: overlay or side_by_side, of the drawn video.")] = None,
     trails: Annotated[int | None, typer.Option(help="Videos: frames for which persons leave a trail.")] = None,
+    num_samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Classes: attention maps to draw for a picture; as the model's configuration says."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Classes: of the maps that are drawn, 0 if absent.")] = None,
 ):
     """Forecast a series, in its own units and dates; find the persons in images and videos; refine or lift their poses."""
     task = _task_of(task, model, data)
@@ -236,6 +245,7 @@ def predict(
     }
     _refuse(task, {name: value for name, value in options.items() if name not in PREDICT_OPTIONS[task]})
     predict_task = {
+        "attention-image-classification": _classify_images,
         "time-series-forecasting": _forecast,
         "pose-estimation": _predict_poses,
         "video-pose-estimation": _predict_video,
@@ -295,21 +305,12 @@ def _predict_poses(
     keypoint_threshold: float = 0.0,
     **options: Any,
 ):
-    from .pipelines.pipeline_pose_estimation import image_files, read_image
+    from .pipelines.pipeline_pose_estimation import read_image
     from .visualization.poses import draw_poses
 
     is_example = data is None
-    if is_example:
-        data = example_picture()
-        typer.echo(
-            "Example picture: portrait of Grace Hopper (US Navy, public domain), from matplotlib's sample data."
-        )
-    is_folder = "://" not in data and Path(data).is_dir()
-    sources = image_files(data) if is_folder else [data]
-    names = [Path(urlsplit(str(source)).path).name for source in sources]
-    plot_is_file = plot is not None and not plot.is_dir() and plot.suffix != ""
-    if is_folder and plot_is_file:
-        raise ValueError(f"`--plot` must be a folder for the pictures of a folder, got {str(plot)!r}.")
+    data = _read_example() if is_example else data
+    is_folder, sources, names, targets = _pictures(data, plot)
     estimator = pipeline("pose-estimation", model=model)
     if "boxes" in options:
         options["boxes"] = _read_boxes(options["boxes"], names, is_folder)
@@ -319,12 +320,12 @@ def _predict_poses(
     elif estimator.is_top_down and "detector" not in options:
         typer.echo("The whole picture is the box of one person; --boxes or --detector look closer.")
     found = {}
-    for source, name, persons in zip(sources, names, estimator(iter(sources), **options), strict=True):
+    results = estimator(iter(sources), **options)
+    for source, name, target, persons in zip(sources, names, targets, results, strict=True):
         found[name] = persons
         scores = ", ".join(f"{person['score']:.2f}" for person in persons)
         typer.echo(f"{name}: {len(persons)} {'person' if len(persons) == 1 else 'persons'}{scores and f' ({scores})'}")
-        if plot is not None:
-            target = plot if plot_is_file else plot / name
+        if target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             drawn = draw_poses(
                 read_image(source), persons, estimator.keypoint_links, keypoint_threshold=keypoint_threshold
@@ -336,6 +337,50 @@ def _predict_poses(
         typer.echo(f"Wrote {output}")
     if plot is not None:
         typer.echo(f"Wrote {plot}")
+
+
+def _classify_images(data: str | None, model: str, output: Path | None, plot: Path | None, **options: Any):
+    from .pipelines.pipeline_pose_estimation import read_image
+
+    if data is None:
+        typer.echo("Example picture: a T-shirt, drawn by a program.")
+        data = str(files("hvmodels") / EXAMPLE_GARMENT)
+    _, sources, names, targets = _pictures(data, plot)
+    classifier = pipeline("attention-image-classification", model=model)
+    found = {}
+    for source, name, target in zip(sources, names, targets, strict=True):
+        result = classifier(read_image(source), attention=target is not None, **options)
+        found[name] = result if target is None else result["predictions"]
+        entries = (
+            f"{entry['label']} {entry['score']:.2f}" + (f" ± {entry['score_std']:.2f}" if "score_std" in entry else "")
+            for entry in found[name]
+        )
+        typer.echo(f"{name}: {', '.join(entries)}")
+        if target is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            result["overlay"].save(target, quality=95)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"Wrote {output}")
+    if plot is not None:
+        typer.echo(f"Wrote {plot}")
+
+
+def _pictures(data: str, plot: Path | None) -> tuple[bool, list, list[str], list[Path | None]]:
+    """Whether this is a folder; its pictures, or the one; their names; and files to draw each to, if any."""
+    from .pipelines.pipeline_pose_estimation import image_files
+
+    is_folder = "://" not in data and Path(data).is_dir()
+    sources = image_files(data) if is_folder else [data]
+    names = [Path(urlsplit(str(source)).path).name for source in sources]
+    if plot is None:
+        return is_folder, sources, names, [None] * len(names)
+    if plot.is_dir() or plot.suffix == "":
+        return is_folder, sources, names, [plot / name for name in names]
+    if is_folder:
+        raise ValueError(f"`--plot` must be a folder for the pictures of a folder, got {str(plot)!r}.")
+    return is_folder, sources, names, [plot]
 
 
 def _predict_video(data: str | None, model: str, output: Path | None, plot: Path | None, **options: Any):
@@ -440,6 +485,11 @@ def _describe_tracks(sequence: Any):
         typer.echo(f"track {track.track_id}: frames {track.start} to {track.end - 1}{mean}")
     if len(sequence.tracks) > len(longest):
         typer.echo(f"and {len(sequence.tracks) - len(longest)} shorter tracks")
+
+
+def _read_example() -> str:
+    typer.echo("Example picture: portrait of Grace Hopper (US Navy, public domain), from matplotlib's sample data.")
+    return example_picture()
 
 
 def example_picture() -> str:
@@ -645,7 +695,10 @@ def _task_of(task: str | None, model: str | None, data: str | None) -> str:
         return names[task]
     if model is not None:
         with suppress(OSError, ValueError, KeyError):  # another package's model, or none: the pipeline will tell
-            task = method_of(AutoConfig.from_pretrained(model).model_type).task
+            config = AutoConfig.from_pretrained(model)
+            if any(name.endswith("ForImageClassification") for name in config.architectures or ()):
+                task = "attention-image-classification"
+            task = method_of(config.model_type).task or task
     suffix = "" if data is None else Path(urlsplit(data).path).suffix.lower()
     if suffix in VIDEO_SUFFIXES and task in (None, "pose-estimation"):
         return "video-pose-estimation"

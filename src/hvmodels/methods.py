@@ -144,6 +144,7 @@ TASKS = {
             auto_model="AutoModelForImageClassification",
             input_type="image",
             hub_tag="image-classification",
+            default_model="assets/aib-clothing",
         ),
         Task(
             name="pose-estimation",

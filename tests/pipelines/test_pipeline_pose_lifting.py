@@ -9,6 +9,7 @@ from transformers import pipeline
 
 from hvmodels import PoseSequence, PoseTrack
 from hvmodels.cameras import PinholeCamera
+from hvmodels.datasets.pose_lifting import read_lifting_sequences
 from hvmodels.keypoint_sets import COCO17, HUMAN36M17
 from hvmodels.models.pose_sequence import (
     MartinezFCNConfig,
@@ -86,7 +87,20 @@ def test_embedded_model():
         seen = turned + np.array([0.3, 1.3, 5.0])
         keypoints = 1145 * seen[:, :2] / seen[:, 2:] + 500
         (track,) = lifter(keypoints[None], image_size=(1000, 1000)).tracks
-        assert np.linalg.norm(track.keypoints[0] - truth, axis=-1).mean() < 0.1
+        assert np.linalg.norm(track.keypoints[0] - truth, axis=-1).mean() < 0.07
+
+
+def test_embedded_model_on_motion_capture(shared_data):
+    """Every second test sequence: within what the model is meant to reach on all, 42 and 58 mm."""
+    lifter = pipeline("pose-lifting")
+    sequences = read_lifting_sequences(shared_data / "data" / "motion" / "cmu_test.npz")[::2]
+    truth = np.concatenate([sequence.positions for sequence in sequences])
+    for name, limit in (("keypoints", 0.042), ("detections", 0.058)):
+        keypoints = [getattr(sequence, name) for sequence in sequences]
+        scores = [sequence.scores for sequence in sequences] if name == "detections" else None
+        lifted = lifter(keypoints, scores=scores, image_size=sequences[0].image_size)
+        poses = np.concatenate([track.keypoints for track in lifted.tracks])
+        assert np.linalg.norm(poses - truth, axis=-1).mean() < limit
 
 
 def test_sequence(lifter):

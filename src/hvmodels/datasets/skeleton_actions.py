@@ -441,7 +441,7 @@ class ActionDataset(torch.utils.data.Dataset):
             values = torch.from_numpy(self._ctr_values(sequence.skeletons, generator))
         else:
             poses = sequence.skeletons if len(sequence.skeletons) > 1 else sequence.skeletons[0]
-            values = self.extractor(poses, **self.options)["skeleton_values"][0]
+            values = self.extractor(poses, flip_test=False, **self.options)["skeleton_values"][0]
         return {"skeleton_values": values, "labels": torch.tensor(sequence.label)}
 
     def _ctr_values(self, skeletons: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -194,8 +194,8 @@ class SkeletonActionRecognitionPipeline(Pipeline):
         """The actions of each window."""
         if not result["windows"]:
             return []
-        outputs = ModelOutput(logits=torch.cat(result["logits"]))
-        named = self.feature_extractor.post_process_action_recognition(outputs, self.model.config.id2label, top_k)
+        names, process = self.model.config.id2label, self.feature_extractor.post_process_action_recognition
+        named = [row for logits in result["logits"] for row in process(ModelOutput(logits=logits), names, top_k)]
         rate, actions = result["frame_rate"], []
         for window, found in zip(result["windows"], named, strict=True):
             if found[0]["score"] < threshold:

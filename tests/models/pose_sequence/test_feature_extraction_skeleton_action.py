@@ -5,6 +5,7 @@ from transformers import AutoFeatureExtractor
 from transformers.utils import ModelOutput
 
 from hvmodels import SkeletonActionFeatureExtractor
+from hvmodels.datasets.skeleton_actions import mirror
 from hvmodels.keypoint_sets import HUMAN36M17, HUMAN36M17_LEFT_FIRST, NTU25, SMPL24
 from hvmodels.models.pose_sequence.skeleton_streams_skeletal_gnn import (
     agcn_normalize,
@@ -25,7 +26,13 @@ VIEW = {"keypoint_names": H36M, "normalization": "view", "sampling": "resize", "
 class TestSkeletonActionFeatureExtractor(ProcessorChecks):
     processor_class = SkeletonActionFeatureExtractor
     auto_class = AutoFeatureExtractor
-    processor_arguments = {**VIEW, "crop_share": 0.95, "streams": ["joint", "bone_motion"], "window_seconds": 3.0}
+    processor_arguments = {
+        **VIEW,
+        "crop_share": 0.95,
+        "streams": ["joint", "bone_motion"],
+        "window_seconds": 3.0,
+        "mirrored_labels": [1, 0, -1],
+    }
 
 
 def extract(poses, *, extractor=None, return_tensors="np", **options):
@@ -105,17 +112,40 @@ def test_ctr():
 def test_post_processing():
     outputs = ModelOutput(logits=torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]))
     names = {0: "walk", 1: "run", 2: "bow"}
-    first, second = SkeletonActionFeatureExtractor.post_process_action_recognition(outputs, names)
+    first, second = SkeletonActionFeatureExtractor().post_process_action_recognition(outputs, names)
     assert [entry["label"] for entry in first] == ["run", "bow", "walk"]
     assert sum(entry["score"] for entry in first) == pytest.approx(1)
     assert second[0]["label"] == "walk"
-    short = SkeletonActionFeatureExtractor.post_process_action_recognition(outputs, names, top_k=1)
+    short = SkeletonActionFeatureExtractor().post_process_action_recognition(outputs, names, top_k=1)
     assert short == [first[:1], second[:1]]
+
+
+def test_flip_test():
+    extractor = SkeletonActionFeatureExtractor(**VIEW, streams=["joint", "bone"], mirrored_labels=[1, 0, -1])
+    values = extract(moving(), extractor=extractor)
+    assert values.shape == (2, 6, 12, 17, 1)
+    mirrored = mirror(moving(), HUMAN36M17)
+    np.testing.assert_allclose(values[1:], extract(mirrored, extractor=extractor, flip_test=False), atol=1e-5)
+    np.testing.assert_allclose(values[:1], extract(moving(), extractor=extractor, flip_test=False), atol=0)
+    probabilities = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.4, 0.4]])
+    outputs, names = ModelOutput(logits=probabilities.log()), {0: "left", 1: "right", 2: "bye"}
+    (found,) = extractor.post_process_action_recognition(outputs, names)
+    expected = np.sqrt([0.6 * 0.4, 0.3 * 0.2, 0.1 * 0.1])
+    assert {entry["label"]: pytest.approx(entry["score"]) for entry in found} == dict(
+        zip(names.values(), expected / expected.sum(), strict=True)
+    )
+    assert len(extractor.post_process_action_recognition(outputs, names, flip_test=False)) == 2
+    for logits in (torch.zeros(3, 3), torch.zeros(2, 4)):
+        with pytest.raises(ValueError, match="`outputs` must have logits of 3 actions"):
+            extractor.post_process_action_recognition(ModelOutput(logits=logits), names)
+    with pytest.raises(ValueError, match="`flip_test` needs `mirrored_labels`"):
+        extract(moving(), flip_test=True)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"mirrored_labels": [0]}, "`mirrored_labels` must be integers"),
         ({"normalization": "none"}, "`normalization` must be one of"),
         ({"sampling": "crop"}, "`sampling` must be one of"),
         ({"num_frames": 0}, "`num_frames` must be a positive integer"),

@@ -59,6 +59,8 @@ class SkeletonActionFeatureExtractor(FeatureExtractionMixin):
         streams: What the channels are made of, one after the other: `"joint"`, `"bone"` (joint minus parent), and of both
             `_motion` (next frame minus this one) and `_displacement` (this frame minus the first), as in `"joint_motion"`.
         window_seconds: Length of the parts in which the pipeline names actions in long recordings.
+        mirrored_labels: Action that the mirror image of each action shows, -1 for those that have none. If given, the mirror
+            image of each sequence is looked at too, at twice the work, and both results are joined; for `"view"`.
 
     Raises:
         ValueError: On settings out of range or that do not fit each other.
@@ -76,6 +78,7 @@ class SkeletonActionFeatureExtractor(FeatureExtractionMixin):
         num_persons: int = 2,
         streams: list[str] | tuple[str, ...] = ("joint",),
         window_seconds: float = 5.0,
+        mirrored_labels: list[int] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -104,6 +107,13 @@ class SkeletonActionFeatureExtractor(FeatureExtractionMixin):
             )
         if normalization != "view" and keypoints is not NTU25:
             raise ValueError(f"`normalization` {normalization!r} is for the 25 joints of NTU RGB+D; use 'view'.")
+        if mirrored_labels is not None and (
+            normalization != "view" or not all(is_integer(label) and label >= -1 for label in mirrored_labels)
+        ):
+            raise ValueError(
+                f"`mirrored_labels` must be integers from -1 on, for `normalization` 'view'; got {mirrored_labels!r} for "
+                f"{normalization!r}."
+            )
         if normalization == "view" and num_persons != 1:
             raise ValueError(f"`num_persons` must be 1 for `normalization` 'view', got {num_persons}.")
         self.normalization = normalization
@@ -113,6 +123,7 @@ class SkeletonActionFeatureExtractor(FeatureExtractionMixin):
         self.num_persons = num_persons
         self.streams = streams
         self.window_seconds = window_seconds
+        self.mirrored_labels = None if mirrored_labels is None else list(mirrored_labels)
 
     @property
     def keypoints(self) -> KeypointSet:
@@ -137,6 +148,7 @@ class SkeletonActionFeatureExtractor(FeatureExtractionMixin):
         keypoint_names: Any = None,
         unit: Literal["metre", "millimetre"] = "metre",
         up: Literal["z", "y", "-y", "-z"] | None = None,
+        flip_test: bool | None = None,
         return_tensors: str | TensorType | None = "pt",
     ) -> BatchFeature:
         """Prepare one or several sequences.
@@ -150,10 +162,12 @@ class SkeletonActionFeatureExtractor(FeatureExtractionMixin):
             unit: Unit of the poses; `"view"` does not depend on it.
             up: Axis that points up, for `"view"`; None finds it by shoulders and hips. Cameras whose y points down have
                 `"-y"`.
+            flip_test: Whether the mirror images are looked at too; None if there are `mirrored_labels`.
             return_tensors: `"pt"` or `"np"`.
 
         Returns:
-            `skeleton_values` (sequences, 3 * streams, num_frames, joints, num_persons) float32.
+            `skeleton_values` (sequences, 3 * streams, num_frames, joints, num_persons) float32; with the flip test
+            (2 * sequences, ...), the mirror images behind the others.
 
         Raises:
             TypeError: If poses are not arrays of numbers.
@@ -163,17 +177,25 @@ class SkeletonActionFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"`unit` must be one of {list(METRES)}, got {unit!r}.")
         if up not in (None, *UP_AXES):
             raise ValueError(f"`up` must be one of {UP_AXES}, or None, got {up!r}.")
+        if flip_test is None:
+            flip_test = self.mirrored_labels is not None
+        elif flip_test and self.mirrored_labels is None:
+            raise ValueError("`flip_test` needs `mirrored_labels`, the action that each one's mirror image shows.")
         several = isinstance(poses, list | tuple)
         sequences = list(poses) if several else [poses]
         if not sequences:
             raise ValueError("`poses` must hold at least one sequence, got none.")
-        values = []
+        values, mirrored = [], []
         for index, sequence in enumerate(sequences):
             name = f"`poses[{index}]`" if several else "`poses`"
             persons = self._read(sequence, keypoint_names, name) * METRES[unit]
             skeletons = self._view(persons, up, name) if self.normalization == "view" else self._ntu(persons, name)
             values.append(make_streams(skeletons.astype(np.float32), self.streams, self.bones))
-        return BatchFeature({"skeleton_values": np.stack(values)}, tensor_type=return_tensors)
+            if flip_test:
+                image = skeletons[:, :, self.keypoints.flip_permutation].astype(np.float32)
+                image[0] *= -1
+                mirrored.append(make_streams(image, self.streams, self.bones))
+        return BatchFeature({"skeleton_values": np.stack(values + mirrored)}, tensor_type=return_tensors)
 
     @staticmethod
     def fill_missing(poses: np.ndarray) -> np.ndarray:
@@ -274,9 +296,8 @@ class SkeletonActionFeatureExtractor(FeatureExtractionMixin):
             return resize_frames(skeletons, self.num_frames)
         return ctr_crop_resize(skeletons, self.num_frames, self.crop_share)
 
-    @staticmethod
     def post_process_action_recognition(
-        outputs: Any, id2label: dict[int, str], top_k: int | None = None
+        self, outputs: Any, id2label: dict[int, str], top_k: int | None = None, flip_test: bool | None = None
     ) -> list[list[dict[str, Any]]]:
         """Names and probabilities, best first.
 
@@ -284,17 +305,36 @@ class SkeletonActionFeatureExtractor(FeatureExtractionMixin):
             outputs: Output of the model with `logits` (sequences, actions).
             id2label: Names of the actions, as in the model's configuration.
             top_k: How many to give, all if None.
+            flip_test: As in the call that prepared the sequences.
 
         Returns:
             For each sequence a list of `{"label", "score"}`.
+
+        Raises:
+            ValueError: If the logits are not those of sequences and their mirror images, as many as `mirrored_labels`.
         """
-        probabilities = outputs["logits"].float().softmax(dim=-1)
+        logits = outputs["logits"].float()
+        if self.mirrored_labels is not None if flip_test is None else flip_test:
+            logits = self._join_mirrored(logits)
+        probabilities = logits.softmax(dim=-1)
         count = min(top_k or probabilities.shape[-1], probabilities.shape[-1])
         scores, indices = probabilities.topk(count, dim=-1)
         return [
             [{"label": id2label[index], "score": score} for index, score in zip(*row, strict=True)]
             for row in zip(indices.tolist(), scores.tolist(), strict=True)
         ]
+
+    def _join_mirrored(self, logits: Any) -> Any:
+        """Mean logarithm of the probability of an action in the sequence and of its mirror image in the mirrored one."""
+        labels = self.mirrored_labels or []
+        if logits.shape[-1] != len(labels) or len(logits) % 2:
+            raise ValueError(
+                f"`outputs` must have logits of {len(labels)} actions (`mirrored_labels`) for sequences and their mirror images, "
+                f"got shape {tuple(logits.shape)}."
+            )
+        plain, mirrored = logits.log_softmax(dim=-1).chunk(2)
+        has_image = logits.new_tensor([label >= 0 for label in labels]).bool()
+        return (plain + mirrored[:, [max(label, 0) for label in labels]].where(has_image, plain)) / 2
 
 
 __all__ = ["SkeletonActionFeatureExtractor"]

@@ -429,9 +429,9 @@ class ViTKDModel(ViTKDPreTrainedModel):
                 f"`{name}` must give logits, but {type(model).__name__} gives {list(outputs)}; with `logit_loss=None` nothing "
                 "is learned from the teacher's."
             )
-        if is_student and model.is_gradient_checkpointing and outputs.logits.requires_grad:
+        if is_student and outputs.logits.requires_grad:
             cut = [layer for layer, hidden_states in recorded.items() if not hidden_states.requires_grad]
-            if cut:
+            if cut and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
                 raise ValueError(
                     f"Gradient checkpointing cuts the gradients of the distilled blocks {cut}; enable it with "
                     "`use_reentrant=False`."
