@@ -207,7 +207,7 @@ def test_comparison_with_the_plain_network(scripts, train, data_folder, tmp_path
         "--epochs=2",
         "--batch_size=8",
     ]
-    arguments += [f"--config={json.dumps(sizes)}", "--resize", "32", "32"]
+    arguments += [f"--config={json.dumps(sizes)}", "--resize", "32", "32", "--mixed_precision=no"]
     compare.main(arguments)
     runs = json.loads((tmp_path / "comparison.json").read_text())
     assert {name: [entry["seed"] for entry in entries] for name, entries in runs.items()} == {
