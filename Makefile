@@ -16,6 +16,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/hvmodels predict --plot outputs/demo_forecast.png
 	$(BIN)/hvmodels predict --task pose-estimation --plot outputs/demo_pose.jpg
+	$(BIN)/hvmodels predict --task attention-image-classification --plot outputs/demo_attention.jpg
+	$(BIN)/hvmodels predict --task attention-image-classification --model src/hvmodels/assets/vitkd-student-clothing
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS)

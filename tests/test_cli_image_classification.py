@@ -1,4 +1,5 @@
 import json
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from typer.testing import CliRunner
 
 from hvmodels import AIBConfig, AIBForImageClassification, AIBImageProcessor, AttentionImageClassificationPipeline, cli
-from hvmodels.cli import app, example_picture
+from hvmodels.cli import EXAMPLE_GARMENT, app
 
 
 pytestmark = pytest.mark.usefixtures("auto_image_processor")
@@ -72,8 +73,8 @@ def test_predict_the_default_model_on_the_example_picture(model, monkeypatch, tm
     monkeypatch.setattr(cli, "default_model", {"attention-image-classification": model}.get)
     plot = tmp_path / "out.png"
     printed = run("predict", "--task", "attention-image-classification", "--plot", plot).splitlines()
-    assert "Grace Hopper" in printed[0] and printed[1].startswith("grace_hopper.jpg: LABEL_")
-    with Image.open(plot) as drawn, Image.open(example_picture()) as picture:
+    assert "drawn by a program" in printed[0] and printed[1].startswith("drawn_t_shirt.jpg: LABEL_")
+    with Image.open(plot) as drawn, Image.open(files("hvmodels") / EXAMPLE_GARMENT) as picture:
         assert drawn.size == picture.size
 
 

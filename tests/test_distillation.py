@@ -136,6 +136,12 @@ def test_decay_groups_equal_the_original():
     assert decay_parameter_names(model) == [name for name in trained if expected[name] > 0]
 
 
+def test_tables_of_relative_positions_do_not_decay():
+    model = nn.ModuleDict({"bias": nn.Linear(2, 2)})
+    model["bias"].relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+    assert decay_parameter_names(model) == ["bias.weight"]
+
+
 @needs_reference("vitkd", RECIPE)
 def test_learning_rates_equal_the_original():
     expected = load_file(reference_folder("vitkd", RECIPE) / "io.safetensors")["output.lr_per_iteration"]

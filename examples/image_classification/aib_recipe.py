@@ -23,6 +23,7 @@ sys.path.append(str(Path(__file__).parents[1] / "pose_estimation"))  # what trai
 from optimization import ExponentialMovingAverage
 from pose_recipe import LastWeightsRun, ShuffledShare, option, read_json_option
 
+from hvmodels.conversion.aib import load_imagenet_weights
 from hvmodels.datasets.classification_archives import read_cifar, read_cub_list
 from hvmodels.datasets.image_classification import LabelledImages, read_labelled_images
 from hvmodels.metrics.classification import classification_metrics
@@ -32,6 +33,7 @@ from hvmodels.models.aib import (
     AIBImageClassifierOutput,
     AIBImageProcessor,
     build_networks,
+    parameter_groups,
 )
 from hvmodels.models.aib.modeling_aib import AIBDecoder, AIBPreTrainedModel
 
@@ -123,6 +125,8 @@ class AIBRecipe:
             raise ValueError("`drop_every` must be 0 or more, and 0 beside `drop_epochs`.")
         if self.model is not None and (self.config is not None or self.backbone is not None):
             raise ValueError("`model` brings its configuration and weights; leave out `config` and `backbone`.")
+        if not self.attention and (self.model is not None or self.backbone is not None):
+            raise ValueError("Without `attention` training starts from scratch; leave out `model` and `backbone`.")
 
     def read_images(self, path: str, split: Literal["train", "test"]) -> LabelledImages:
         """Images and labels of one split."""
@@ -183,6 +187,8 @@ class AIBRecipe:
                 raise ValueError(f"`config` has the unknown fields {sorted(unknown)}.")
             model_class = AIBForImageClassification if self.attention else PlainForImageClassification
             model = model_class(AIBConfig(**values, **labels))
+            if self.backbone is not None:
+                load_imagenet_weights(model, self.backbone)
         if self.norms == "synchronized":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         data.noise_shapes = noise_shapes(model, data.processor.output_size)
@@ -198,13 +204,7 @@ class AIBRecipe:
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """SGD or Adam; anchors that are trained have a learning rate of their own."""
-        anchors, others = [], []
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                (anchors if name.endswith("anchors") else others).append(parameter)
-        groups = [{"params": others, "lr": self.learning_rate}]
-        if anchors:
-            groups.append({"params": anchors, "lr": self.learning_rate * self.anchor_ratio})
+        groups = parameter_groups(model, self.learning_rate, self.anchor_ratio)
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, momentum=0.9, weight_decay=self.weight_decay)
         return torch.optim.Adam(groups, betas=(0.5, 0.999), weight_decay=self.weight_decay)

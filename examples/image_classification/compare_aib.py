@@ -20,13 +20,18 @@ VARIANTS = {"aib": AIBForImageClassification, "plain": PlainForImageClassificati
 TITLES = {"aib": "VGG with AIB", "plain": "the same VGG without"}
 
 
+def find_split(folder: Path, split: str) -> str:
+    """Folder of class folders, or Parquet file."""
+    return str(folder / split if (folder / split).is_dir() else folder / f"{split}.parquet")
+
+
 def train(variant: str, seed: int, options: argparse.Namespace, extra: list[str]) -> Path:
     """Folder of a run, which is trained unless it is there."""
     folder = options.output_dir / f"{variant}-{seed}"
     recipe = read_recipe(options.recipe, recipe_class=AIBRecipe)
     epochs = int(next((value.partition("=")[2] for value in extra if value.startswith("--epochs=")), recipe["epochs"]))
     if not is_complete(folder, epochs):
-        data = [f"--{split}_data={options.data / split}.parquet" for split in ("train", "validation")]
+        data = [f"--{split}_data={find_split(options.data, split)}" for split in ("train", "validation")]
         arguments = [f"--recipe={options.recipe}", *data, f"--attention={variant == 'aib'}", f"--seed={seed}", *extra]
         resume = ["--resume"] if (folder / "recipe.json").exists() else []
         command = [sys.executable, FOLDER / "train_aib.py", *arguments, f"--output_dir={folder}", *resume]
@@ -44,7 +49,7 @@ def test_run(variant: str, folder: Path, options: argparse.Namespace) -> dict[st
     report = json.loads((folder / "metrics.json").read_text())
     recipe = AIBRecipe(**report["recipe"])
     model = VARIANTS[variant].from_pretrained(folder)
-    dataset = ImageDataset(recipe.read_images(str(options.data / "test.parquet"), "test"))
+    dataset = ImageDataset(recipe.read_images(find_split(options.data, "test"), "test"))
     measured = {
         "validation": report["history"][-1],
         "test": evaluate(recipe, dataset, recipe.image_processor(), model, Accelerator()),
@@ -58,7 +63,12 @@ def test_run(variant: str, folder: Path, options: argparse.Namespace) -> dict[st
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="Folder of train, validation and test.parquet.")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="Folder of train, validation and test, each a folder of class folders or a .parquet file.",
+    )
     parser.add_argument("--recipe", default=str(FOLDER / "recipes" / "aib" / "clothing.json"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/aib_clothing"))

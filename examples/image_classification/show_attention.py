@@ -61,6 +61,11 @@ def main(arguments: list[str] | None = None):
     centre, border = maps[:, inner].mean(dim=1), maps[:, ~inner].mean(dim=1)
     print(f"mean score in the inner quarter {centre.mean():.3f}, around it {border.mean():.3f}")
     print(f"images with more in the inner quarter {(centre > border).float().mean():.3f}")
+    brightness = torch.nn.functional.adaptive_avg_pool2d(pixel_values.mean(dim=1), (height, width))
+    pairs = zip(maps.flatten(1).numpy(), brightness.flatten(1).numpy(), strict=True)
+    print(
+        f"correlation of score and brightness in an image {np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]):.2f}"
+    )
     orders = {
         "highest": maps.flatten(1).argsort(dim=1, descending=True),
         "lowest": maps.flatten(1).argsort(dim=1),

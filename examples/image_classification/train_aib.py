@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from aib_recipe import AIBRecipe
 from pose_recipe import claim_output_dir, parse_arguments
-from train_pose_estimation import last_checkpoint
+from train_pose_estimation import StepSeed, last_checkpoint
 from train_top_down import TopDownTrainer
 from transformers import TrainingArguments
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None):
         train_dataset=data.train,
         eval_dataset=data.train,  # `LastWeightsRun` knows what to evaluate on
         optimizers=(optimizer, recipe.make_scheduler(optimizer, steps)),
-        callbacks=[EpochCallback(data.train, loader.batch_sampler), *([average] if average else [])],
+        callbacks=[StepSeed(), EpochCallback(data.train, loader.batch_sampler), *([average] if average else [])],
         loader=loader,
         recipe=recipe,
         run=run,

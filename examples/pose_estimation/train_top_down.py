@@ -8,7 +8,7 @@ from optimization import ExponentialMovingAverage, TensorClipping
 from pose_recipe import LastWeightsRun, claim_output_dir, parse_arguments
 from top_down_recipe import TopDownRecipe
 from torch.utils.data import DataLoader
-from train_pose_estimation import last_checkpoint
+from train_pose_estimation import StepSeed, last_checkpoint
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hvmodels.datasets.keypoints import EpochCallback
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None):
     loader = recipe.training_loader(data, args.world_size, args.process_index)
     optimizer = recipe.make_optimizer(model)
     average = recipe.make_average()
-    callbacks = [EpochCallback(data.train, loader.batch_sampler)]
+    callbacks = [StepSeed(), EpochCallback(data.train, loader.batch_sampler)]
     if recipe.first_epochs:
         callbacks.append(CropSize(recipe, data.train))
     if recipe.max_tensor_norm:

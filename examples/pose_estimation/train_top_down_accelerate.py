@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import send_to_device
 from optimization import TensorClipping
-from pose_recipe import LastWeightsRun, claim_output_dir, parse_arguments
+from pose_recipe import LastWeightsRun, claim_output_dir, parse_arguments, seed_step
 from top_down_recipe import TopDownData, TopDownRecipe
 
 from hvmodels.models.rle import RLEForPoseEstimation
@@ -48,6 +48,7 @@ def train(
             data.train.size = recipe.size_at(epoch)
         loader.batch_sampler.set_epoch(epoch)
         for step, batch in enumerate(loader, start=epoch * steps):
+            seed_step(recipe.seed, step, accelerator.process_index)
             batch = send_to_device(batch, accelerator.device)
             loss = parallel_model(**batch).loss
             accelerator.backward(loss)

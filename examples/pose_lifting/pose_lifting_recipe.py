@@ -22,11 +22,8 @@ sys.path.append(str(Path(__file__).parents[1] / "pose_estimation"))  # what trai
 from pose_recipe import (
     LastWeightsRun,
     ShuffledShare,
-    claim_output_dir,
     option,
-    parse_arguments,
     read_json_option,
-    seed_step,
     write_json,
 )
 
@@ -323,9 +320,6 @@ __all__ = [
     "LastWeightsRun",
     "PoseLiftingData",
     "PoseLiftingRecipe",
-    "claim_output_dir",
     "lift_sequence",
-    "parse_arguments",
-    "seed_step",
     "write_json",
 ]

@@ -20,11 +20,8 @@ sys.path.append(str(Path(__file__).parents[1] / "pose_estimation"))  # what trai
 from pose_recipe import (
     LastWeightsRun,
     ShuffledShare,
-    claim_output_dir,
     option,
-    parse_arguments,
     read_json_option,
-    seed_step,
     write_json,
 )
 
@@ -289,11 +286,8 @@ __all__ = [
     "LastWeightsRun",
     "PoseSequenceData",
     "PoseSequenceRecipe",
-    "claim_output_dir",
     "pair_errors",
-    "parse_arguments",
     "refine_pair",
     "released_options",
-    "seed_step",
     "write_json",
 ]

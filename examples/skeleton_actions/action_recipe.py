@@ -21,11 +21,8 @@ sys.path.append(str(Path(__file__).parents[1] / "pose_estimation"))  # what trai
 from pose_recipe import (
     LastWeightsRun,
     ShuffledShare,
-    claim_output_dir,
     option,
-    parse_arguments,
     read_json_option,
-    seed_step,
 )
 
 from hvmodels import SkeletalGNNActionConfig, SkeletalGNNForActionRecognition, SkeletonActionFeatureExtractor
@@ -249,10 +246,7 @@ __all__ = [
     "ActionData",
     "ActionRecipe",
     "LastWeightsRun",
-    "claim_output_dir",
     "evaluate",
-    "parse_arguments",
     "predict",
     "repeat_rare",
-    "seed_step",
 ]

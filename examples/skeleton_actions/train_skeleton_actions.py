@@ -1,61 +1,11 @@
 """Train a network that names the actions of skeletons with the Trainer of transformers: one process, or `accelerate launch`."""
 
-from pathlib import Path
-
-from action_recipe import ActionRecipe, claim_output_dir, parse_arguments
-from train_pose_estimation import PoseTrainer, StepSeed, last_checkpoint
-from transformers import TrainingArguments
-
-from hvmodels.datasets.keypoints import EpochCallback
+from action_recipe import ActionRecipe
+from recipe_training import run_trainer
 
 
 def main(arguments: list[str] | None = None):
-    recipe, options = parse_arguments(__doc__, arguments, ActionRecipe)
-    output_dir = Path(options.output_dir)
-    data = recipe.load_data()
-    steps = recipe.steps_per_epoch(data)
-    args = TrainingArguments(
-        output_dir=options.output_dir,
-        num_train_epochs=recipe.epochs,
-        max_grad_norm=0,
-        eval_strategy="steps",
-        eval_steps=recipe.evaluate_every * steps,
-        save_strategy="steps",
-        save_steps=recipe.evaluate_every * steps,
-        save_total_limit=1,
-        logging_steps=recipe.log_every,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        ddp_broadcast_buffers=False,
-        disable_tqdm=True,
-        report_to="none",
-        seed=recipe.seed,
-    )
-    claim_output_dir(recipe, output_dir, options.resume)
-
-    model = recipe.build_model(data)
-    model.to(args.device)
-    loader = recipe.training_loader(data, args.world_size, args.process_index)
-    optimizer = recipe.make_optimizer(model)
-    run = recipe.make_run(data, output_dir)
-    trainer = PoseTrainer(
-        model=model,
-        args=args,
-        train_dataset=data.train,
-        eval_dataset=data.train,  # `LastWeightsRun` knows what to evaluate on
-        optimizers=(optimizer, recipe.make_scheduler(optimizer, steps)),
-        callbacks=[StepSeed(), EpochCallback(data.train, loader.batch_sampler)],
-        loader=loader,
-        run=run,
-        average=None,
-    )
-    checkpoint = last_checkpoint(output_dir)
-    if checkpoint is not None:
-        trainer.steps_summed = int(checkpoint.name.split("-")[1])
-        run.restore(trainer.steps_summed // steps)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.steps_summed < trainer.state.global_step:  # the last epochs, after the last evaluation
-        trainer.evaluate()
+    run_trainer(ActionRecipe, __doc__, arguments)
 
 
 if __name__ == "__main__":

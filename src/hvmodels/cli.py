@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 EXAMPLE_SERIES = "assets/air_passengers.csv"
+EXAMPLE_GARMENT = "assets/drawn_t_shirt.jpg"
 EXAMPLE_PICTURE = "grace_hopper.jpg"
 DEFAULT_COVERAGE = 0.9
 MAX_TRACKS_SHOWN = 20
@@ -341,7 +342,10 @@ def _predict_poses(
 def _classify_images(data: str | None, model: str, output: Path | None, plot: Path | None, **options: Any):
     from .pipelines.pipeline_pose_estimation import read_image
 
-    _, sources, names, targets = _pictures(_read_example() if data is None else data, plot)
+    if data is None:
+        typer.echo("Example picture: a T-shirt, drawn by a program.")
+        data = str(files("hvmodels") / EXAMPLE_GARMENT)
+    _, sources, names, targets = _pictures(data, plot)
     classifier = pipeline("attention-image-classification", model=model)
     found = {}
     for source, name, target in zip(sources, names, targets, strict=True):

@@ -36,7 +36,7 @@ from .weight_averaging import ExponentialMovingAverage
 
 LOSS_TERMS = ("task_loss", "mimic_loss", "generation_loss", "logit_loss")
 # Parameters of more than one dimension that do not decay; the second half is timm's names.
-UNDECAYED = ("cls_token", "position_embeddings", "distillation_token", "register_tokens",
+UNDECAYED = ("cls_token", "position_embeddings", "distillation_token", "register_tokens", "relative_position_bias_table",
              "pos_embed", "dist_token", "reg_token")  # fmt: skip
 WITHOUT_TEACHER = {"mimic_weight": 0.0, "generation_weight": 0.0, "logit_loss": None}
 
@@ -44,7 +44,8 @@ WITHOUT_TEACHER = {"mimic_weight": 0.0, "generation_weight": 0.0, "logit_loss": 
 def decay_parameter_names(model: nn.Module) -> list[str]:
     """Names of the trainable parameters whose weights decay.
 
-    All but biases, norms and other vectors, class tokens and position embeddings; the distillation's mask token does.
+    All but biases, norms and other vectors, class tokens, position embeddings and tables of relative positions; the
+    distillation's mask token does.
     """
     return [
         name

@@ -24,6 +24,8 @@ pytest.importorskip("accelerate")
 EXAMPLES = Path(__file__).parents[2] / "examples" / "skeleton_actions"
 SCRIPTS = ["train_skeleton_actions", "train_skeleton_actions_accelerate"]
 NAMES = ["pose_recipe", "optimization", "train_pose_estimation", "action_recipe", *SCRIPTS]
+RECIPE = json.loads((EXAMPLES / "recipes" / "bandai_namco.json").read_text())
+EXTRACTOR = {**RECIPE["extractor"], "mirrored_labels": [1, 0, 2]}
 SMALL = {"hidden_sizes": [4, 4], "strides": [2, 1], "temporal_conv_kernel": 3}
 
 
@@ -67,6 +69,8 @@ def arguments_of(archive, output_dir, **options):
         "recipe": EXAMPLES / "recipes" / "bandai_namco.json",
         "train_data": archive,
         "held_out": "proud",
+        "one_handed": "",
+        "extractor": json.dumps(EXTRACTOR),
         "config": json.dumps({"skeleton": "h36m17", **SMALL}),
         "batch_size": 6,
         "epochs": 2,
@@ -215,6 +219,7 @@ def test_rare_actions_are_repeated(scripts, archive):
         ({"data": "ntu"}, "`split` is for the files of NTU"),
         ({"held_out": "a", "validation_data": "b.npz"}, "in place of `validation_data`"),
         ({"held_out": "absent"}, r"\['absent'\] are none"),
+        ({"augmentation": {"mirror": 1}, "one_handed": "bye"}, r"\['bye'\] are not"),
         ({"augmentation": {"noise": 1}}, r"unknown fields \['noise'\]"),
         ({"batch_size": 1000}, "`batch_size` must be at most"),
         ({"epochs": 0}, "`epochs` must be at least 1"),
@@ -223,8 +228,7 @@ def test_rare_actions_are_repeated(scripts, archive):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_bad_settings(scripts, archive, options, message):
-    extractor = json.loads((EXAMPLES / "recipes" / "bandai_namco.json").read_text())["extractor"]
     with pytest.raises(ValueError, match=message):
         scripts["action_recipe"].ActionRecipe(
-            **{"train_data": str(archive), "extractor": extractor, "unit": "millimetre", **options}
+            **{"train_data": str(archive), "extractor": EXTRACTOR, "unit": "millimetre", **options}
         ).load_data()

@@ -248,6 +248,8 @@ def test_resizes():
     image = make_image()[..., 0]
     np.testing.assert_array_equal(resize_cubic(image, image.shape), image)
     np.testing.assert_array_equal(resize_nearest(image, (40, 60))[::2, ::2], image)
+    # 50 * 14 / 100 is 7, but OpenCV's arithmetic comes out just below it.
+    assert resize_nearest(np.arange(14)[None], (1, 100))[0, 49:52].tolist() == [6, 6, 7]
     assert (resize_cubic(np.full((3, 4), 7, np.uint8), (10, 3)) == 7).all()
 
 

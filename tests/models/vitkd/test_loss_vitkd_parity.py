@@ -120,6 +120,14 @@ def test_other_losses_on_logits():
     assert values["output.kd.weight_of_ori_loss"] == 1 - kd["alpha"]
 
 
+def test_dkd_of_many_classes():
+    """Rounding grows with the number of classes where a cross-entropy less an entropy is taken."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 1, 1000, generator=generator)
+    expected = dkd_loss(student.double(), teacher.double(), torch.tensor([3]))
+    assert_close(dkd_loss(student, teacher, torch.tensor([3])).double(), expected, atol=0, rtol=5e-6)
+
+
 @needs_reference("vitkd", "logit_losses")
 def test_uskd():
     options, values = read_config("logit_losses")["uskd"], read("logit_losses")

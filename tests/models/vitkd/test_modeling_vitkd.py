@@ -485,6 +485,13 @@ def test_the_student_is_a_plain_model(tmp_path, auto_image_processor):
     assert_close(inputs, ViTKDImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"])
 
 
+def test_a_side_shorter_than_the_crop_is_kept():
+    image = np.random.default_rng(0).integers(0, 256, (32, 60, 3), dtype=np.uint8)
+    processor = ViTKDImageProcessor(crop_size={"height": 48, "width": 40}, do_resize=False, do_normalize=False)
+    pixel_values = processor(image, do_rescale=False, return_tensors="np")["pixel_values"][0]
+    np.testing.assert_array_equal(pixel_values, image[:, 10:50].transpose(2, 0, 1))
+
+
 def test_the_pipeline_runs_the_student(tmp_path, auto_image_processor):
     from PIL import Image
 

@@ -58,7 +58,8 @@ def resize_nearest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         size: (height, width) of the result.
     """
     rows, columns = (
-        np.minimum(np.floor(np.arange(target) * (source / target)).astype(np.int64), source - 1)
+        # The reciprocal, as OpenCV takes it: `source / target` can round to the other side of a whole number.
+        np.minimum(np.floor(np.arange(target) * (1 / (target / source))).astype(np.int64), source - 1)
         for source, target in zip(image.shape, size, strict=True)
     )
     return image[rows][:, columns]

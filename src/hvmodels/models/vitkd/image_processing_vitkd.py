@@ -38,9 +38,9 @@ class ViTKDImageProcessor(PilBackend):
     do_normalize = True
 
     def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs) -> np.ndarray:
-        """Cut out the centre; margins are `round(margin / 2)`, to even halves."""
+        """Cut out the centre; margins are `round(margin / 2)`, to even halves. A side smaller than `size` is kept whole."""
         height, width = image.shape[-2:]
-        top, left = round((height - size.height) / 2), round((width - size.width) / 2)
+        top, left = (max(round(margin / 2), 0) for margin in (height - size.height, width - size.width))
         return image[..., top : top + size.height, left : left + size.width]
 
     def save_as_vit(self, folder: str | PathLike):

@@ -369,12 +369,13 @@ def dkd_loss(
     """
     target = _target_column(student_logits, teacher_logits, labels)
     student, teacher = (logits / temperature for logits in _in_float32(student_logits, teacher_logits.detach()))
+    # Logits of target and all others from log-probabilities, which are small, so that little is rounded off.
     student_binary, teacher_binary = (
-        torch.cat([logits.gather(1, target), _without(logits, target).logsumexp(1, keepdim=True)], dim=1)
-        for logits in (student, teacher)
+        torch.cat([values.gather(1, target), _without(values, target).logsumexp(1, keepdim=True)], dim=1)
+        for values in (student.log_softmax(1), teacher.log_softmax(1))
     )
-    target_term = _soft_cross_entropy(student_binary, teacher_binary) - _entropy(teacher_binary)
-    non_target_term = _cross_entropy_of_others(student, teacher, target) - _entropy(_without(teacher, target))
+    target_term = _divergence(student_binary, teacher_binary)
+    non_target_term = _divergence(_without(student, target), _without(teacher, target))
     return temperature**2 * (alpha * target_term + beta * non_target_term).mean()
 
 
@@ -551,10 +552,12 @@ def _cross_entropy_of_others(student: torch.Tensor, teacher: torch.Tensor, targe
     return _without(student, target).logsumexp(1) - (_without(teacher, target).softmax(1) * student).sum(1)
 
 
-def _entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy (batch,) of a softmax; classes of -inf count nothing."""
-    log_probabilities = logits.log_softmax(1)
-    return -(log_probabilities.exp() * log_probabilities.clamp(min=torch.finfo(logits.dtype).min)).sum(1)
+def _divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence (batch,) of the student's softmax from the teacher's; classes of -inf count nothing."""
+    # Class by class: the difference of cross-entropy and entropy would be rounded as the two are.
+    return nn.functional.kl_div(
+        student.log_softmax(1).clamp(min=torch.finfo(student.dtype).min), teacher.softmax(1), reduction="none"
+    ).sum(1)
 
 
 __all__ = [
