@@ -1,6 +1,5 @@
 """The package as such: what importing it does, and that every declared method can be reached."""
 
-import inspect
 import subprocess
 import sys
 
@@ -11,9 +10,6 @@ from transformers.pipelines import PIPELINE_REGISTRY
 import hvmodels
 from hvmodels import METHODS, TASKS
 from hvmodels.methods import method_of
-from hvmodels.models.aib import image_processing_aib
-from hvmodels.models.ed_pose import image_processing_ed_pose
-from hvmodels.models.rle import image_processing_rle
 
 
 IMPORT = """
@@ -90,16 +86,6 @@ def test_public_names():
 def test_unknown_model_type():
     with pytest.raises(ValueError, match=r"`model_type` must be one of \['ltsf_linear'.*\], got 'bert'"):
         method_of("bert")
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["_flatten_images", "_open_image", "_pil_to_array", "_check_range", "_to_uint8_or_float32", "_channels_first"],
-)
-def test_image_processors_read_images_by_the_same_code(name):
-    """Code for the Hub may import only from its own folder, so that each has these functions, word for word."""
-    modules = (image_processing_aib, image_processing_ed_pose, image_processing_rle)
-    assert len({inspect.getsource(getattr(module, name)) for module in modules}) == 1
 
 
 def test_embedded_models_have_a_folder():
