@@ -1,6 +1,7 @@
 """LTSF-Linear against values of the original code; `tests/fixtures/dlinear/README.md` says how they were made."""
 
 import copy
+import gzip
 import json
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hvmodels.metrics.forecasting import evaluate_forecaster, forecasting_metric
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "dlinear"
 SYNTHETIC = sorted(path.parent.name for path in FIXTURES.glob("*/checkpoint.pth"))
-KEY_LISTS = sorted(path.stem for path in FIXTURES.glob("keys/keys_*.json"))
+KEY_LISTS = json.loads(gzip.decompress((FIXTURES / "keys.json.gz").read_bytes()))
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 LAYERS = {"Linear": "linear", "Linear_Seasonal": "linear_seasonal", "Linear_Trend": "linear_trend"}
 
@@ -148,8 +149,7 @@ def test_forward_after_the_adam_step(case):
 
 @pytest.mark.parametrize("name", KEY_LISTS)
 def test_keys_of_full_size_checkpoints(name):
-    shapes = json.loads((FIXTURES / "keys" / f"{name}.json").read_text())
-    weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    weights = {key: torch.empty(shape, device="meta") for key, shape in KEY_LISTS[name].items()}
     _, model_name, sharing, *_, context_length, prediction_length = name.split("_")
     options = {"model": {"linear": "Linear", "nlinear": "NLinear", "dlinear": "DLinear"}[model_name]}
     config, state_dict = convert_state_dict(weights, options)
