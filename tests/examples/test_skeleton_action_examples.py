@@ -122,7 +122,7 @@ def test_trainer_gives_the_same(scripts, archive, trained, tmp_path):
 def test_resumed_run_gives_the_same(scripts, archive, trained, tmp_path):
     recipe = scripts["action_recipe"]
     arguments = arguments_of(archive, tmp_path)
-    settings, _ = recipe.parse_arguments("", arguments, recipe.ActionRecipe)
+    settings, _ = scripts["pose_recipe"].parse_arguments("", arguments, recipe.ActionRecipe)
     measure, calls = scripts[SCRIPTS[1]].ActionRecipe.make_run, []
 
     def stopped(self, data, output_dir):
@@ -167,7 +167,7 @@ def test_ntu_files(scripts, tmp_path):
     recipe = scripts["action_recipe"]
     path = EXAMPLES / "recipes" / "ntu_ctr.json"
     arguments = ["--recipe", path, "--setting", "60_xsub_bone", "--train_data", tmp_path, "--batch_size", 4]
-    settings, _ = recipe.parse_arguments("", [str(part) for part in arguments], recipe.ActionRecipe)
+    settings, _ = scripts["pose_recipe"].parse_arguments("", [str(part) for part in arguments], recipe.ActionRecipe)
     data = settings.load_data()
     assert (len(data.train), len(data.validation), len(data.classes)) == (4, 2, 60)
     assert data.train[0]["skeleton_values"].shape == (3, 64, 25, 2)

@@ -99,7 +99,8 @@ class AIBAttention(nn.Module):
         self.mean_head = head
         self.spread_head = nn.Conv2d(1, 1, 3, padding=1)
         self.std_offset = std_offset
-        anchors = None if num_anchors is None else torch.linspace(0, 1, num_anchors)
+        # `from_pretrained` of transformers makes `linspace` give a tensor on the CPU; `empty` stays on the meta device.
+        anchors = None if num_anchors is None else torch.empty(num_anchors).copy_(torch.linspace(0, 1, num_anchors))
         if anchors is not None and train_anchors:
             self.anchors = nn.Parameter(anchors)
         else:
