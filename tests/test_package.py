@@ -72,7 +72,7 @@ def test_tasks_are_pipelines(name, request):
         else:
             assert entry["impl"] is task.pipeline
         assert entry["pt"] == (getattr(transformers, task.auto_model),)
-    if task.auto_model == "AutoModelForPoseEstimation":
+    if task.auto_model in ("AutoModelForPoseEstimation", "AutoModelForImageClassification"):
         request.getfixturevalue("auto_image_processor")
     assert task.default_model is None or type(transformers.pipeline(name)) is task.pipeline
 
