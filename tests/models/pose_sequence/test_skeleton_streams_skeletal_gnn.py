@@ -172,6 +172,16 @@ def test_resize_is_linear(length):
     np.testing.assert_allclose(resize_frames(data, 11), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("length", "num_frames"), [(285, 64), (300, 100), (199, 300)])
+def test_resize_of_long_sequences_rounds_as_pytorch(length, num_frames):
+    torch = pytest.importorskip("torch")
+    data = np.random.default_rng(0).normal(size=(3, length, 5, 2)).astype(np.float32)
+    image = torch.from_numpy(data).permute(0, 2, 3, 1).flatten(0, 2)[None, None]
+    expected = torch.nn.functional.interpolate(image, size=(30, num_frames), mode="bilinear", align_corners=False)
+    expected = expected[0, 0].unflatten(0, (3, 5, 2)).permute(0, 3, 1, 2).numpy()
+    np.testing.assert_allclose(resize_frames(data, num_frames), expected, atol=1e-5)
+
+
 def test_rotation_keeps_distances():
     data = np.random.default_rng(0).normal(size=(3, 4, 25, 2)).astype(np.float32)
     turned = rotate(data, rotation_of_angles(np.array([0.1, -0.2, 0.3])))

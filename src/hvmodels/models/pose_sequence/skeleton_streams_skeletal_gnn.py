@@ -219,10 +219,12 @@ def ctr_crop_resize(
 
 def resize_frames(skeletons: np.ndarray, num_frames: int) -> np.ndarray:
     """Resample the frames of (channels, frames, joints, persons) linearly, as bilinear resizing of images does it."""
-    length = skeletons.shape[1]
-    places = np.clip((np.arange(num_frames) + 0.5) * length / num_frames - 0.5, 0, length - 1)
+    length, dtype = skeletons.shape[1], skeletons.dtype.type
+    # Step and places are rounded to the skeletons' precision as PyTorch has them: in long sequences float32 shows.
+    places = ((np.arange(num_frames) + 0.5) * float(dtype(length / num_frames)) - 0.5).astype(dtype)
+    places = np.clip(places, 0, length - 1)
     before = np.floor(places).astype(int)
-    share = (places - before)[:, None, None].astype(skeletons.dtype)
+    share = (places - before.astype(dtype))[:, None, None]
     after = np.minimum(before + 1, length - 1)
     return skeletons[:, before] * (1 - share) + skeletons[:, after] * share
 
