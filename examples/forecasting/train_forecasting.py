@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from recipe import (
     EpochShuffle,
     ForecastingData,
@@ -124,3 +125,5 @@ def epochs_of(log_history: list[dict]) -> list[dict[str, float]]:
 
 if __name__ == "__main__":
     main()
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # its threads could abort a process at its exit

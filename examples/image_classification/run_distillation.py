@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from distillation_recipe import DistillationRecipe, LastWeightsRun, claim_output_dir, parse_arguments
 from torch.utils.data import DataLoader
 
@@ -108,3 +109,5 @@ def main(arguments: list[str] | None = None):
 
 if __name__ == "__main__":
     main()
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # its threads could abort a process at its exit

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from aib_recipe import AIBRecipe
 from pose_recipe import claim_output_dir, parse_arguments
 from train_pose_estimation import StepSeed, last_checkpoint
@@ -69,3 +70,5 @@ def main(arguments: list[str] | None = None):
 
 if __name__ == "__main__":
     main()
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # its threads could abort a process at its exit

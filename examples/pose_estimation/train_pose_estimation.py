@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from optimization import ExponentialMovingAverage, make_optimizer, make_scheduler
 from pose_recipe import Run, claim_output_dir, parse_arguments, seed_step
 from torch.utils.data import DataLoader
@@ -117,3 +118,5 @@ def main(arguments: list[str] | None = None):
 
 if __name__ == "__main__":
     main()
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # its threads could abort a process at its exit

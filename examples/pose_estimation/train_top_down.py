@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from optimization import ExponentialMovingAverage, TensorClipping
 from pose_recipe import LastWeightsRun, claim_output_dir, parse_arguments
 from top_down_recipe import TopDownRecipe
@@ -133,3 +134,5 @@ def main(arguments: list[str] | None = None):
 
 if __name__ == "__main__":
     main()
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # its threads could abort a process at its exit

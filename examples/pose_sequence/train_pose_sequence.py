@@ -1,5 +1,6 @@
 """Train SmoothNet or DeciWatch with the Trainer of transformers: one process, or `accelerate launch`."""
 
+from accelerate import PartialState
 from pose_sequence_recipe import PoseSequenceRecipe
 from recipe_training import run_trainer
 
@@ -10,3 +11,5 @@ def main(arguments: list[str] | None = None):
 
 if __name__ == "__main__":
     main()
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # its threads could abort a process at its exit

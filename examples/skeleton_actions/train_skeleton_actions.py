@@ -1,5 +1,6 @@
 """Train a network that names the actions of skeletons with the Trainer of transformers: one process, or `accelerate launch`."""
 
+from accelerate import PartialState
 from action_recipe import ActionRecipe
 from recipe_training import run_trainer
 
@@ -10,3 +11,5 @@ def main(arguments: list[str] | None = None):
 
 if __name__ == "__main__":
     main()
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # its threads could abort a process at its exit

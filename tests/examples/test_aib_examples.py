@@ -171,8 +171,7 @@ def test_resumed_run_repeats_dropout(train, data_folder, tmp_path):
         torch.testing.assert_close(other, weights[0], rtol=0, atol=0)
 
 
-# `train_aib.py` in two processes of the CPU gives the same, but a process may abort at its exit, see the README.
-@pytest.mark.parametrize("script", SCRIPTS[1:])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_two_processes_equal_one(script, train, data_folder, tmp_path):
     """Without statistics of a batch, since each process has its own; images and noise are the same."""
     for name in ("one", "two"):
